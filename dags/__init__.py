@@ -1,0 +1,1 @@
+"""The orchestration: which stage follows which, when, and what a failure means."""

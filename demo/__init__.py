@@ -1,0 +1,1 @@
+"""The demo: real grocery purchases, two nights, and what came of them."""

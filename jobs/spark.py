@@ -1,0 +1,93 @@
+"""Spark: the session, types derived from contracts, and reading and writing partitions."""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import StructType
+
+from jobs.java import find_java_home
+from schemas.command import Night
+from schemas.contract import Contract
+from schemas.partitions import Input, Partition
+from schemas.publishing import Draft
+from schemas.settings import SparkSettings
+
+
+def session(name: str, settings: SparkSettings) -> SparkSession:
+    """A Spark session as configured under `[spark]`, in UTC.
+
+    Raises:
+        MissingInputError: There is no Java 17 or 21.
+    """
+    os.environ["JAVA_HOME"] = str(find_java_home())
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    builder = (
+        SparkSession.builder.appName(f"penumbra {name}")
+        .master(settings.master)
+        .config("spark.driver.memory", settings.driver_memory)
+        .config("spark.sql.shuffle.partitions", settings.shuffle_partitions)
+        .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.ansi.enabled", "true")
+        .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
+        .config("spark.sql.parquet.compression.codec", "zstd")
+        .config("spark.sql.sources.parallelPartitionDiscovery.threshold", 100_000)
+        .config("spark.sql.execution.arrow.pyspark.enabled", "true")
+        .config("spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.driver.host", "127.0.0.1")
+    )
+    for key, value in settings.conf.items():
+        builder = builder.config(key, value)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    return spark
+
+
+def struct_type(contract: Contract) -> StructType:
+    """The Spark schema of a contract, derived from its Arrow schema."""
+    return from_arrow_schema(contract.schema)
+
+
+def read(spark: SparkSession, partitions: Sequence[Partition]) -> DataFrame:
+    """The rows of published partitions of one table, as one DataFrame."""
+    files = [str(file) for partition in partitions for file in partition.files]
+    return spark.read.schema(struct_type(partitions[0].contract)).parquet(*files)
+
+
+def publish(
+    night: Night,
+    contract: Contract,
+    rows: DataFrame,
+    *,
+    ds: date | None = None,
+    inputs: Sequence[Input] | None = None,
+    notes: dict[str, object] | None = None,
+) -> Partition:
+    """Writes rows in key order as a new run of `ds` and makes it current."""
+    run = night.draft(contract, ds)
+    run.notes |= notes or {}
+    num_files = night.settings.spark.files_per_table
+    if num_files == 1:
+        spread = rows.repartition(1)
+    else:
+        spread = rows.repartitionByRange(num_files, *contract.order)
+    ordered = spread.select(*contract.columns).sortWithinPartitions(*contract.order)
+    staging = run.path / "_staging"
+    ordered.write.mode("overwrite").parquet(str(staging))
+    adopt(run, staging)
+    return night.publish(run, ds, inputs)
+
+
+def adopt(run: Draft, folder: Path) -> None:
+    """Moves the part files that Spark wrote to a folder into a run, numbered in key order."""
+    for number, file in enumerate(sorted(folder.glob("part-*.parquet"))):
+        file.rename(run.path / f"part-{number:05d}.parquet")
+    shutil.rmtree(folder)

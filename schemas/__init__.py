@@ -1,0 +1,1 @@
+"""What the tables promise: contracts, publishing, settings. Imports pyarrow and pydantic only."""

@@ -1,0 +1,166 @@
+"""Command: what every stage's command line has in common.
+
+`python -m jobs.item_graph --ds 2017-10-31 [--root var] [--settings pipeline.toml] [--force]`
+
+A stage declares what it reads and writes (`Stage`); `run` parses, resolves the inputs, skips
+the work where inputs, settings and code are those of what is published already, prints one
+closing line per table, and turns errors into one line on stderr and an exit code.
+"""
+
+import argparse
+import ctypes
+import hashlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, NoReturn
+
+from schemas.contract import Contract
+from schemas.errors import PenumbraError, UsageError
+from schemas.partitions import Input, Partition, find
+from schemas.publishing import Draft, draft, new_token, publish
+from schemas.settings import Settings, load
+
+PARENT_VARIABLE = "PENUMBRA_PARENT_PID"
+"""Set by an orchestrator that wants the stage to die with it."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage's program declares about itself.
+
+    `inputs` resolves everything it will read, verified; `settings` are the sections it uses.
+    `always` stages decide by themselves whether anything is left to do.
+    """
+
+    module: str
+    doc: str
+    writes: tuple[Contract, ...]
+    inputs: Callable[[Path, date, Settings], Sequence[Input]]
+    settings: tuple[str, ...]
+    always: bool = False
+
+
+@dataclass
+class Night:
+    """One run of one stage: where, when, with what, and how to publish what it made."""
+
+    root: Path
+    ds: date
+    settings: Settings
+    inputs: Sequence[Input]
+    fingerprint: str
+    token: str
+    started: float
+
+    def draft(self, contract: Contract, ds: date | None = None) -> Draft:
+        """A new run's folder for a table, by default of this night's date."""
+        return draft(self.root, contract, ds or self.ds, self.token)
+
+    def publish(
+        self, run: Draft, ds: date | None = None, inputs: Sequence[Input] | None = None
+    ) -> Partition:
+        """Audits, seals and makes current; prints the closing line."""
+        partition = publish(
+            run,
+            ds or self.ds,
+            inputs=self.inputs if inputs is None else inputs,
+            fingerprint=self.fingerprint,
+            seconds=time.monotonic() - self.started,
+        )
+        print(closing_line(partition), flush=True)
+        return partition
+
+
+def closing_line(partition: Partition, state: str = "published") -> str:
+    """`item_graph 2017-10-31: published 51,440 rows in 8.1 s, digest 3f2a…`."""
+    m = partition.manifest
+    return (
+        f"{m.table} {m.ds}: {state} {m.rows:,} rows in {m.seconds:.1f} s, "
+        f"digest {m.content_digest[:12]}"
+    )
+
+
+def run(stage: Stage, main: Callable[[Night], Any]) -> NoReturn:
+    """Runs a stage from its command line and exits.
+
+    Exit code 0 when published or already up to date, 64-78 for usage and data errors with one
+    line on stderr, 1 for anything else.
+    """
+    _die_with_parent()
+    try:
+        _run(stage, main, _parse(stage))
+    except PenumbraError as error:
+        print(f"{stage.module}: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+def _run(stage: Stage, main: Callable[[Night], Any], arguments: argparse.Namespace) -> None:
+    started, token = time.monotonic(), new_token()
+    root, ds = arguments.root.resolve(), arguments.ds
+    settings = load(arguments.settings)
+    inputs = list(stage.inputs(root, ds, settings))
+    fingerprint = _fingerprint(stage, settings, inputs)
+    published = [find(root, contract, ds) for contract in stage.writes]
+    if not (stage.always or arguments.force) and all(
+        p is not None and p.manifest.fingerprint == fingerprint for p in published
+    ):
+        for partition in filter(None, published):
+            print(closing_line(partition, "unchanged since"), flush=True)
+        return
+    main(Night(root, ds, settings, inputs, fingerprint, token, started))
+
+
+def _fingerprint(stage: Stage, settings: Settings, inputs: Sequence[Input]) -> str:
+    """Digest of everything that decides the output: inputs, settings, contracts, code."""
+    digest = hashlib.sha256(settings.digest(stage.settings).encode())
+    for item in sorted((i.table, i.ds, i.digest) for i in inputs):
+        digest.update(repr(item).encode())
+    for contract in stage.writes:
+        digest.update(contract.schema_digest.encode())
+    project = Path(__file__).parent.parent
+    for file in sorted((project / stage.module.split(".")[0]).glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _parse(stage: Stage) -> argparse.Namespace:
+    parser = _Parser(
+        prog=f"python -m {stage.module}",
+        description=stage.doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--ds", required=True, type=_date, help="the night's date, YYYY-MM-DD")
+    parser.add_argument("--root", default="var", type=Path, help="folder of all tables (var)")
+    parser.add_argument("--settings", type=Path, help="a TOML file (pipeline.toml)")
+    parser.add_argument("--force", action="store_true", help="work even where nothing changed")
+    return parser.parse_args()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, "the arguments of --help", "the command line")
+
+
+def _date(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"--ds {text}", "a date such as 2017-10-31", "the command line") from error
+
+
+def _die_with_parent() -> None:
+    """Asks the kernel to kill this process when the orchestrator's task process dies (Linux)."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None or sys.platform != "linux":
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != int(parent):
+        os._exit(1)

@@ -1,0 +1,65 @@
+"""Errors an operator meets: what was found, what was expected, where to fix it.
+
+Each class is one runbook entry and one exit code of sysexits.h. The orchestrator fails a task
+at once on 64-78 (trying again cannot help) and retries on anything else.
+"""
+
+
+class PenumbraError(Exception):
+    """An error that explains itself in one line.
+
+    Args:
+        found: What is there.
+        expected: What should be there.
+        fix: Where or how to mend it.
+    """
+
+    exit_code = 70
+
+    def __init__(self, found: str, expected: str, fix: str) -> None:
+        self.found, self.expected, self.fix = found, expected, fix
+        super().__init__(" ".join(f"found {found}; expected {expected}; fix: {fix}".split()))
+
+
+class UsageError(PenumbraError):
+    """The command line asks for something that cannot be."""
+
+    exit_code = 64
+
+
+class DataError(PenumbraError):
+    """The input is there, and it is wrong."""
+
+    exit_code = 65
+
+
+class ContractError(DataError):
+    """A table breaks its contract: schema, nulls, ranges or key."""
+
+
+class CorruptPartitionError(DataError):
+    """A published file is missing, extra or changed since it was published."""
+
+
+class MissingInputError(PenumbraError):
+    """The input is not there: no folder, no file or no row."""
+
+    exit_code = 66
+
+
+class StaleWriterError(PenumbraError):
+    """A newer run of the same stage has already published this partition."""
+
+    exit_code = 73
+
+
+class RegistryError(PenumbraError):
+    """The model registry and the tables disagree, or someone else moved an alias."""
+
+    exit_code = 76
+
+
+class SettingsError(PenumbraError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+    exit_code = 78

@@ -1,0 +1,22 @@
+"""Events: the raw input. One row is one user action, as the shop's systems wrote it."""
+
+import pyarrow as pa
+
+from schemas.contract import TIMESTAMP, Contract, optional, required
+
+EVENTS = Contract(
+    table="events",
+    version=1,
+    key=(),
+    stage="your own export",
+    about="One raw user action; Parquet, CSV or JSON lines under `ds=YYYY-MM-DD`.",
+    fields=[
+        required("user_id", pa.string(), "who acted; numbers are read as text"),
+        required("item_id", pa.string(), "on what; numbers are read as text"),
+        required("event_time", TIMESTAMP, "when; text in ISO 8601, UTC where it names no zone"),
+        optional("event_type", pa.string(), "what was done, such as view or purchase"),
+        optional("weight", pa.float64(), "how much it counts, ≥ 0; absent counts as 1"),
+    ],
+)
+
+REQUIRED_COLUMNS = tuple(f.name for f in EVENTS.fields if not f.nullable)
