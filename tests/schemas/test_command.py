@@ -1,0 +1,117 @@
+import sys
+
+import pyarrow as pa
+import pytest
+
+from schemas.command import Stage, run
+from schemas.contract import Contract, required
+from schemas.errors import DataError
+from schemas.partitions import Input, get
+
+FRUIT = Contract(
+    table="fruit",
+    version=1,
+    key=("name",),
+    stage="schemas.fruit",
+    about="One fruit.",
+    fields=[required("name", pa.string(), "what")],
+)
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Runs a stage that writes one row and reads a file; returns its exit code."""
+    basket = tmp_path / "basket"
+    basket.write_text("apple")
+
+    def inputs(root, ds, settings):
+        return [Input("basket", str(ds), "", basket.read_text())]
+
+    def main(night):
+        if basket.read_text() == "stone":
+            raise DataError("a stone\nin the basket", "fruit", "the basket")
+        draft = night.draft(FRUIT)
+        draft.write(pa.table({"name": [basket.read_text()]}))
+        night.publish(draft)
+
+    def program(*arguments, ds="2017-10-31"):
+        monkeypatch.setattr(sys, "argv", ["fruit", "--ds", ds, "--root", str(tmp_path), *arguments])
+        stage = Stage("schemas.fruit", "Fruit.", (FRUIT,), inputs, ("items",))
+        with pytest.raises(SystemExit) as caught:
+            run(stage, main)
+        return caught.value.code
+
+    program.basket = basket
+    return program
+
+
+def test_a_stage_prints_one_closing_line_and_exits_with_0(program, capsys):
+    assert program() == 0
+    line = capsys.readouterr().out
+    assert line.startswith("fruit 2017-10-31: published 1 rows in ") and line.count("\n") == 1
+
+
+def test_op02_equal_inputs_settings_and_code_are_not_worked_on_again(program, capsys, tmp_path):
+    from datetime import date
+
+    program()
+    before = get(tmp_path, FRUIT, date(2017, 10, 31)).manifest
+    assert program() == 0
+    assert "unchanged since" in capsys.readouterr().out
+    assert get(tmp_path, FRUIT, date(2017, 10, 31)).manifest == before
+
+
+def test_op02_forced_work_gives_the_same_digest_in_a_new_run(program, capsys, tmp_path):
+    from datetime import date
+
+    program()
+    before = get(tmp_path, FRUIT, date(2017, 10, 31)).manifest
+    assert program("--force") == 0
+    after = get(tmp_path, FRUIT, date(2017, 10, 31)).manifest
+    assert after.content_digest == before.content_digest and after.run > before.run
+
+
+def test_changed_inputs_are_worked_on(program, capsys):
+    program()
+    program.basket.write_text("pear")
+    program()
+    assert capsys.readouterr().out.count("published") == 2
+
+
+def test_changed_settings_are_worked_on(program, capsys, monkeypatch):
+    program()
+    monkeypatch.setenv("PENUMBRA_ITEMS__MIN_SUPPORT", "3")
+    program()
+    assert capsys.readouterr().out.count("published") == 2
+
+
+def test_settings_of_other_stages_do_not_matter(program, capsys, monkeypatch):
+    program()
+    monkeypatch.setenv("PENUMBRA_TRAINING__EPOCHS", "3")
+    program()
+    assert capsys.readouterr().out.count("published") == 1
+
+
+def test_a_data_error_is_one_line_on_stderr_and_exit_code_65(program, capsys):
+    program.basket.write_text("stone")
+    assert program() == 65
+    assert capsys.readouterr().err == (
+        "schemas.fruit: DataError: found a stone in the basket; expected fruit; fix: the basket\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--colour", "red"], ["--ds", "31.10.2017"]])
+def test_a_bad_command_line_is_exit_code_64(program, capsys, arguments):
+    assert program(*arguments) == 64
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_bad_setting_is_exit_code_78(program, capsys, monkeypatch):
+    monkeypatch.setenv("PENUMBRA_ITEMS__MIN_SUPPORT", "-1")
+    assert program() == 78
+    assert "items.min_support = -1; expected integer, ≥ 1" in capsys.readouterr().err
+
+
+def test_help_tells_what_the_stage_is(program, capsys):
+    assert program("--help") == 0
+    assert "Fruit." in capsys.readouterr().out

@@ -1,0 +1,84 @@
+import pytest
+from pydantic import ValidationError
+
+from schemas.errors import SettingsError
+from schemas.reference import pipeline_toml
+from schemas.settings import Settings, load, properties
+
+
+def test_the_file_overrides_defaults_and_the_environment_overrides_the_file(tmp_path):
+    file = tmp_path / "pipeline.toml"
+    file.write_text("[training]\nepochs = 4\nwidth = 32\n")
+    settings = load(file, {"PENUMBRA_TRAINING__EPOCHS": "3"})
+    assert (settings.training.epochs, settings.training.width) == (3, 32)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "read", "value"),
+    [
+        ("PENUMBRA_TRAINING__LEARNING_RATE", "5e-4", ("training", "learning_rate"), 5e-4),
+        ("PENUMBRA_TRAINING__LOSS", "cross_entropy", ("training", "loss"), "cross_entropy"),
+        ("PENUMBRA_EVALUATION__EXCLUDE_SEEN", "false", ("evaluation", "exclude_seen"), False),
+        ("PENUMBRA_SPARK__CONF", '{"spark.a" = "b"}', ("spark", "conf"), {"spark.a": "b"}),
+    ],
+)
+def test_variables_are_read_as_toml_or_else_as_text(variable, text, read, value):
+    section, key = read
+    assert getattr(getattr(load(None, {variable: text}), section), key) == value
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("epochs = 0", r"training\.epochs = 0; expected integer, ≥ 1"),
+        ("epochs = 'many'", r"training\.epochs = 'many'; expected integer, ≥ 1"),
+        ("dropout = 1.0", r"training\.dropout = 1\.0; expected number, ≥ 0, < 1"),
+        ("loss = 'hinge'", r"training\.loss = 'hinge'; expected one of cross_entropy, decoupled"),
+        ("epoch = 3", r"training\.epoch = 3; expected one of .*training\.epochs"),
+    ],
+)
+def test_a_bad_setting_names_its_key_and_what_is_allowed(tmp_path, line, message):
+    file = tmp_path / "mine.toml"
+    file.write_text(f"[training]\n{line}\n")
+    with pytest.raises(SettingsError, match=message) as caught:
+        load(file, {})
+    assert "mine.toml or PENUMBRA_TRAINING__EPOC" in str(caught.value) or "epoch" not in line
+
+
+def test_an_unknown_section_in_the_environment_is_an_error_too():
+    with pytest.raises(SettingsError, match=r"trainng = .*; expected one of .*training"):
+        load(None, {"PENUMBRA_TRAINNG__EPOCHS": "3"})
+
+
+@pytest.mark.parametrize("text", ["training = 3", "[training\n"])
+def test_a_file_of_the_wrong_shape_is_named(tmp_path, text):
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=r"mine\.toml"):
+        load(file, {})
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SettingsError, match=r"no file .*absent\.toml"):
+        load(tmp_path / "absent.toml", {})
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().training.epochs = 3  # type: ignore[misc]
+
+
+def test_pipeline_toml_parses_to_the_defaults(tmp_path):
+    file = tmp_path / "pipeline.toml"
+    file.write_text(pipeline_toml())
+    assert load(file, {}) == Settings()
+
+
+def test_every_setting_says_what_it_does():
+    assert all(p["description"].strip().endswith(".") for p in properties().values())
+
+
+def test_the_digest_covers_the_named_sections_only():
+    few, many = load(None, {"PENUMBRA_TRAINING__EPOCHS": "3"}), Settings()
+    assert few.digest(["items"]) == many.digest(["items"])
+    assert few.digest(["items", "training"]) != many.digest(["items", "training"])
