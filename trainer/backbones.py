@@ -10,6 +10,7 @@ looks at padding, so no mask is needed, and a batch may be cut to its longest hi
 from abc import abstractmethod
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,6 +39,19 @@ class Backbone(nn.Module):
         self.item_bias = nn.Parameter(torch.zeros(num_items))
         self.dropout = nn.Dropout(settings.dropout)
         self.norm = nn.LayerNorm(settings.width)
+
+    @torch.no_grad()
+    def start_from(self, counts_V: np.ndarray) -> None:
+        """Starts from popularity: item biases become centred log counts.
+
+        A softmax over them alone is the distribution of training targets, so training spends
+        no epoch on finding it; it learns what histories add.
+
+        Args:
+            counts_V: How often each item is a target, by `item_index` [V + 1].
+        """
+        log_counts = torch.from_numpy(np.log1p(counts_V[PADDING_INDEX + 1 :]))
+        self.item_bias.copy_(log_counts - log_counts.mean())
 
     @abstractmethod
     def forward(self, items_BL: Tensor) -> Tensor:

@@ -1,13 +1,25 @@
-"""Checkpointing: trained models read back from the checkpoints table."""
+"""Checkpointing: trained models read back, and the state an interrupted run resumes from.
 
+A run's resume state lies under `<root>/resume/training/ds=…/<fingerprint>/` until its
+checkpoint is published. It is replaced atomically and read without executing anything in it.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from schemas.checkpoints import WEIGHTS_FILE
 from schemas.partitions import Partition
 from schemas.settings import TrainingSettings
 from trainer.backbones import Backbone, build
+
+Weights = dict[str, Tensor]
 
 
 def load(partition: Partition) -> tuple[Backbone, TrainingSettings]:
@@ -35,3 +47,69 @@ def restore(settings: TrainingSettings, num_items: int, weights: Path) -> Backbo
     backbone = build(settings, num_items)
     backbone.load_state_dict(load_file(weights))
     return backbone.eval()
+
+
+def copy_weights(backbone: Backbone) -> Weights:
+    """The weights of now, which further training does not change."""
+    return {name: tensor.detach().clone() for name, tensor in backbone.state_dict().items()}
+
+
+@dataclass
+class Progress:
+    """Where a run stands: with weights, optimiser and generator, all that resuming needs."""
+
+    epoch: int = 1
+    """The epoch under way, from 1."""
+    batch: int = 0
+    """Batches of it that are done."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums over those batches, for the epoch's means."""
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    """Metrics of every finished epoch."""
+    best_epoch: int = 0
+    """The epoch whose weights are kept so far; 0 before the first has finished."""
+    best_weights: Weights = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ResumeState:
+    """The file an interrupted run continues from, bit for bit."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, root: Path, ds: str, fingerprint: str) -> "ResumeState":
+        """The state of one date's run with these inputs, settings and code."""
+        return cls(root / "resume" / "training" / f"ds={ds}" / fingerprint / "state.pt")
+
+    def save(
+        self, progress: Progress, backbone: Backbone, optimiser: torch.optim.Optimizer
+    ) -> None:
+        """Replaces the state atomically: a kill leaves this one or the one before."""
+        state = {
+            "progress": dict(vars(progress)),
+            "weights": backbone.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "generator": torch.get_rng_state(),
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_suffix(f".{os.getpid()}")
+        with unfinished.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(self.path)
+
+    def restore(self, backbone: Backbone, optimiser: torch.optim.Optimizer) -> Progress:
+        """Puts weights, optimiser and torch's generator back; a new `Progress` without a state."""
+        if not self.path.exists():
+            return Progress()
+        state: dict[str, Any] = torch.load(self.path, weights_only=True)
+        backbone.load_state_dict(state["weights"])
+        optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["generator"])
+        return Progress(**state["progress"])
+
+    def remove(self) -> None:
+        """Forgets the run, when its checkpoint is published."""
+        shutil.rmtree(self.path.parent, ignore_errors=True)

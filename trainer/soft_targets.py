@@ -1,0 +1,159 @@
+"""Soft targets: the soft_targets table as padded rows, looked up for whole batches of examples.
+
+The soft target of user u and observed item y is q = (1-β)·P[y] + β·U[u], with P the rows of
+items and U those of users; the two are merged, and the mass on y itself is kept apart.
+
+    N examples, V items (rows 0..V, row 0 is padding), U users, K entries of a row
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from schemas.contract import PADDING_INDEX
+from schemas.errors import DataError
+from trainer.losses import Examples
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Sparse rows: `items_RK` int32, ascending, padded on the left; `masses_RK` float32."""
+
+    items_RK: Tensor
+    masses_RK: Tensor
+
+    @classmethod
+    def empty(cls, num_rows: int) -> "Rows":
+        """Rows without an entry."""
+        return cls(torch.empty(num_rows, 0, dtype=torch.int32), torch.empty(num_rows, 0))
+
+    def at(self, rows_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Items and masses [N, K] of some rows."""
+        return self.items_RK[rows_N], self.masses_RK[rows_N]
+
+
+class SoftTargets:
+    """Looks up q for observed items and users.
+
+    An item without a row is its own soft target (one-hot); for a user without a row q is P[y]
+    alone. With β = 0 an example costs one look-up.
+
+    Args:
+        own_masses_V: Mass of every item's row on the item itself.
+        others: Rows of items, without their own mass.
+        users: Rows of users, None where β is 0.
+        beta: β.
+    """
+
+    def __init__(
+        self, own_masses_V: Tensor, others: Rows, users: Rows | None = None, beta: float = 0.0
+    ) -> None:
+        self.own_masses_V, self.others, self.users, self.beta = own_masses_V, others, users, beta
+
+    def examples(self, targets_N: Tensor, users_N: Tensor) -> Examples:
+        """The examples of observed items (int64 indices) and users (int64 row numbers)."""
+        own_N = self.own_masses_V[targets_N]
+        items_NK, masses_NK = self.others.at(targets_N)
+        if self.users is None:
+            return Examples(targets_N, own_N, items_NK.long(), masses_NK)
+        user_items_NK, user_masses_NK = self.users.at(users_N)
+        has_row_N = (user_masses_NK > 0).any(1)
+        beta_N1 = torch.where(has_row_N, self.beta, 0.0)[:, None]
+        user_masses_NK = user_masses_NK * beta_N1
+        own_N1 = own_N[:, None] * (1 - beta_N1)
+        own_N1 += _move(user_items_NK, user_masses_NK, targets_N[:, None].int())
+        masses_NK = masses_NK * (1 - beta_N1)
+        masses_NK += _move(user_items_NK, user_masses_NK, items_NK)
+        return Examples(
+            targets_N,
+            own_N1[:, 0],
+            torch.cat([items_NK, user_items_NK], 1).long(),
+            torch.cat([masses_NK, user_masses_NK], 1),
+        )
+
+
+def no_soft_targets(num_items: int) -> SoftTargets:
+    """Every observed item is its own soft target: for losses that use none."""
+    return SoftTargets(torch.ones(num_items + 1), Rows.empty(num_items + 1))
+
+
+def from_table(
+    soft_targets: pa.Table, items: pa.Table, user_ids: pa.ChunkedArray, beta: float
+) -> SoftTargets:
+    """The look-up over the soft_targets table.
+
+    Args:
+        soft_targets: Rows of soft_targets.
+        items: Rows of items, of the same night.
+        user_ids: Raw ids of the users in the order in which examples number them.
+        beta: β; user rows are read where it is above 0.
+
+    Raises:
+        DataError: β is above 0 and there are no user rows, or the tables do not fit together.
+    """
+    num_items = items.num_rows
+    of_items = soft_targets.filter(pc.field("kind") == "item")
+    indices = pc.index_in(of_items["seed_id"], items["item_id"].combine_chunks())
+    _refuse_unknown(of_items["seed_id"], indices, "items")
+    seeds = items["item_index"].to_numpy()[indices.to_numpy()]
+    rows = _padded(of_items, seeds, num_items + 1, num_items)
+    is_own = rows.items_RK == torch.arange(num_items + 1)[:, None]
+    own_masses_V = (rows.masses_RK * is_own).sum(1)
+    own_masses_V[rows.masses_RK.sum(1) == 0] = 1.0
+    others = Rows(rows.items_RK, rows.masses_RK.masked_fill(is_own, 0.0))
+    if beta == 0:
+        return SoftTargets(own_masses_V, others)
+    of_users = soft_targets.filter(pc.field("kind") == "user")
+    if not of_users.num_rows:
+        raise DataError(
+            f"no user rows in soft_targets, with training.beta = {beta}",
+            "rows of users to mix in",
+            "soft_targets.user_seeds = true, or training.beta = 0",
+        )
+    users = pc.index_in(of_users["seed_id"], user_ids.combine_chunks())
+    _refuse_unknown(of_users["seed_id"], users, "sequences")
+    user_rows = _padded(of_users, users.to_numpy(), len(user_ids), num_items)
+    return SoftTargets(own_masses_V, others, user_rows, beta)
+
+
+def _move(items_NK: Tensor, masses_NK: Tensor, wanted_NM: Tensor) -> Tensor:
+    """Takes the masses of wanted items [N, M] out of rows (in place) and returns them [N, M]."""
+    places_NM = torch.searchsorted(items_NK, wanted_NM).clamp_max(items_NK.shape[1] - 1)
+    is_there_NM = (items_NK.gather(1, places_NM) == wanted_NM) & (wanted_NM != PADDING_INDEX)
+    moved_NM = masses_NK.gather(1, places_NM) * is_there_NM
+    masses_NK.scatter_add_(1, places_NM, -moved_NM)
+    return moved_NM
+
+
+def _padded(table: pa.Table, rows: np.ndarray, num_rows: int, num_items: int) -> Rows:
+    """List columns as `num_rows` padded rows, the table's nth at `rows[n]`."""
+    lengths = pc.list_value_length(table["item_indices"]).to_numpy()
+    items, masses = (table[name].combine_chunks().flatten() for name in ("item_indices", "masses"))
+    greatest = pc.max(items).as_py() or 0
+    if greatest > num_items:
+        raise DataError(
+            f"item_index {greatest} in soft_targets",
+            f"at most {num_items}, the size of items",
+            "re-run jobs.soft_targets for this date: it read other items",
+        )
+    width = int(lengths.max(initial=1))
+    places = np.arange(len(items)) - np.repeat(np.cumsum(lengths), lengths) + width
+    at = np.repeat(rows, lengths), places
+    items_RK = np.full((num_rows, width), PADDING_INDEX, dtype=np.int32)
+    masses_RK = np.zeros((num_rows, width), dtype=np.float32)
+    items_RK[at], masses_RK[at] = items.to_numpy(), masses.to_numpy()
+    return Rows(torch.from_numpy(items_RK), torch.from_numpy(masses_RK))
+
+
+def _refuse_unknown(seeds: pa.ChunkedArray, places: pa.ChunkedArray, table: str) -> None:
+    unknown = seeds.filter(pc.is_null(places))
+    if len(unknown):
+        raise DataError(
+            f"{len(unknown)} seeds of soft_targets that {table} lacks, such as {unknown[0]}",
+            f"seeds from {table} of the same night",
+            "re-run jobs.soft_targets for this date",
+        )
