@@ -1,11 +1,14 @@
 """Spark: the session, types derived from contracts, and reading and writing partitions."""
 
 import os
+import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from threading import Thread
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -17,6 +20,11 @@ from schemas.contract import Contract
 from schemas.partitions import Input, Partition
 from schemas.publishing import Draft
 from schemas.settings import SparkSettings
+
+GREETINGS = re.compile(
+    rb"WARNING: Using incubator|Using Spark's default|Setting default log|To adj"
+)
+WARNINGS = re.compile(rb"\S+ \S+ WARN ")
 
 
 def session(name: str, settings: SparkSettings) -> SparkSession:
@@ -34,6 +42,8 @@ def session(name: str, settings: SparkSettings) -> SparkSession:
         .config("spark.sql.shuffle.partitions", settings.shuffle_partitions)
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.ansi.enabled", "true")
+        .config("spark.sql.caseSensitive", "true")
+        .config("spark.sql.legacy.parquet.nanosAsLong", "true")
         .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
         .config("spark.sql.parquet.compression.codec", "zstd")
         .config("spark.sql.sources.parallelPartitionDiscovery.threshold", 100_000)
@@ -46,9 +56,35 @@ def session(name: str, settings: SparkSettings) -> SparkSession:
     )
     for key, value in settings.conf.items():
         builder = builder.config(key, value)
-    spark = builder.getOrCreate()
+    with _without_greetings():
+        spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark
+
+
+@contextmanager
+def _without_greetings() -> Iterator[None]:
+    """Gives a JVM that starts in this block a stderr from which Spark's greetings are filtered.
+
+    No log level reaches what the JVM prints before logging is set up, and it would bury the one
+    line that a failing stage owes its operator. Everything else passes.
+    """
+    read_end, write_end = os.pipe()
+    stderr = os.dup(2)
+    os.dup2(write_end, 2)
+    os.close(write_end)
+    Thread(target=_pass_on, args=(read_end, stderr), daemon=True).start()
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+
+
+def _pass_on(source: int, target: int) -> None:
+    with os.fdopen(source, "rb") as lines, os.fdopen(target, "wb", buffering=0) as stderr:
+        for line in lines:
+            if not (GREETINGS.match(line) or WARNINGS.match(line)):
+                stderr.write(line)
 
 
 def struct_type(contract: Contract) -> StructType:
