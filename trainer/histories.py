@@ -81,20 +81,17 @@ def from_lists(lists: list[np.ndarray]) -> Histories:
     return Histories(items, np.concatenate([[0], stops[:-1]]).astype(np.int64), stops)
 
 
-def split(sequences: pa.Table) -> tuple[Histories, Histories]:
-    """What each user did before the holdout, and in it.
-
-    Args:
-        sequences: Rows of the sequences table.
-
-    Returns:
-        Train and validation positions, and holdout positions, user by user as in the table.
-    """
+def whole(sequences: pa.Table) -> Histories:
+    """All that each user did, user by user as in the sequences table."""
     lists = sequences["item_indices"].combine_chunks()
     offsets = lists.offsets.to_numpy().astype(np.int64)
     items = lists.values.to_numpy(zero_copy_only=False).astype(np.int64)
-    num_holdout = sequences["num_holdout"].to_numpy().astype(np.int64)
-    starts, stops = offsets[:-1], offsets[1:]
-    return Histories(items, starts, stops - num_holdout), Histories(
-        items, stops - num_holdout, stops
-    )
+    return Histories(items, offsets[:-1], offsets[1:])
+
+
+def split(sequences: pa.Table) -> tuple[Histories, Histories]:
+    """What each user did before the holdout (train and validation), and in it."""
+    all_time = whole(sequences)
+    border = all_time.stops - sequences["num_holdout"].to_numpy().astype(np.int64)
+    before = Histories(all_time.items, all_time.starts, border)
+    return before, Histories(all_time.items, border, all_time.stops)

@@ -57,6 +57,14 @@ class Scorer:
         found = [self.index_of.get(item_id, PADDING_INDEX) for item_id in item_ids]
         return np.array(found, dtype=np.int64)
 
+    def renumbering(self, item_ids: list[str]) -> np.ndarray:
+        """This model's `item_index` by that of another catalogue; padding to padding.
+
+        Args:
+            item_ids: Raw ids of the other catalogue; entry j - 1 is its `item_index` j.
+        """
+        return np.concatenate([[PADDING_INDEX], self.indices_of(item_ids)])
+
     @torch.inference_mode()
     def score(self, histories: Histories) -> Tensor:
         """Logits [B, V + 1] of what follows each history; column 0 is -inf.

@@ -1,0 +1,135 @@
+"""Fixtures of the trainer's tests: tiny models as published nights, and an empty registry."""
+
+import shutil
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from safetensors.torch import save_file
+
+from schemas.audit import file_sha256
+from schemas.checkpoints import CHECKPOINTS, WEIGHTS_FILE
+from schemas.items import ITEMS
+from schemas.partitions import Input, Partition
+from schemas.publishing import draft, new_token, publish
+from schemas.scorecards import SCORECARDS
+from schemas.settings import Settings, TrainingSettings
+
+DS = date(2017, 10, 31)
+TIME = datetime(2017, 10, 1, tzinfo=UTC)
+TINY = TrainingSettings(width=8, num_blocks=1, num_heads=2, max_length=6, dropout=0.0)
+
+PublishModel = Callable[..., Partition]
+PublishScorecards = Callable[..., Partition]
+
+
+@pytest.fixture
+def publish_items(publish_rows: Callable[..., Partition]) -> Callable[..., Partition]:
+    """Publishes a catalogue of literal item ids; support falls from the first to the last."""
+
+    def publish_items(item_ids: list[str], ds: date = DS) -> Partition:
+        rows = [
+            {
+                "item_index": index,
+                "item_id": item_id,
+                "support": 100 - index,
+                "first_seen": TIME,
+                "last_seen": TIME,
+            }
+            for index, item_id in enumerate(item_ids, start=1)
+        ]
+        return publish_rows(ITEMS, rows, ds)
+
+    return publish_items
+
+
+@pytest.fixture
+def publish_model(tmp_path: Path) -> PublishModel:
+    """Publishes an untrained model of width 8 as a night's checkpoint."""
+    from trainer.backbones import build
+
+    def publish_model(
+        items: Partition, seed: int = 1, trained_until: date | None = None, **changed: Any
+    ) -> Partition:
+        settings = TINY.model_copy(update={"seed": seed} | changed)
+        ds = date.fromisoformat(items.manifest.ds)
+        run = draft(tmp_path, CHECKPOINTS, ds, new_token())
+        weights = run.path / WEIGHTS_FILE
+        save_file(build(settings, items.manifest.rows).state_dict(), weights)
+        row = {
+            "weights_sha256": file_sha256(weights),
+            "backbone": settings.backbone,
+            "loss": settings.loss,
+            "settings": settings.model_dump_json(),
+            "num_items": items.manifest.rows,
+            "trained_until": trained_until or ds,
+            "best_epoch": 1,
+            "validation_ndcg_10": 0.5,
+            "items_digest": items.manifest.content_digest,
+            "sequences_digest": "sequences",
+            "soft_targets_digest": "soft targets",
+        }
+        run.write(pa.Table.from_pylist([row], schema=CHECKPOINTS.schema))
+        return publish(run, ds, fingerprint="fingerprint")
+
+    return publish_model
+
+
+@pytest.fixture
+def publish_scorecards(tmp_path: Path) -> PublishScorecards:
+    """Publishes ndcg@10 of a night's models: per-user values, baselines at 0.1 for everyone."""
+
+    def publish_scorecards(
+        checkpoint: Partition,
+        candidate: list[float],
+        champion: list[float] | None = None,
+        against: Input | None = None,
+    ) -> Partition:
+        (row,) = checkpoint.read().to_pylist()
+        cards = [("candidate", row["weights_sha256"], candidate)]
+        cards += [(name, "", [0.1] * len(candidate)) for name in ("popularity", "item_knn")]
+        if against:
+            cards.append(("champion", against.digest, champion or candidate))
+        ds = date.fromisoformat(checkpoint.manifest.ds)
+        run = draft(tmp_path, SCORECARDS, ds, new_token())
+        rows = [scorecard(*card) for card in cards]
+        run.write(pa.Table.from_pylist(rows, schema=SCORECARDS.schema))
+        return publish(run, ds, inputs=[against] if against else [])
+
+    return publish_scorecards
+
+
+def scorecard(model: str, digest: str, values: list[float]) -> dict[str, Any]:
+    return {
+        "model": model,
+        "model_digest": digest,
+        "exclude_seen": True,
+        "metric": "ndcg@10",
+        "value": sum(values) / len(values),
+        "num_users": len(values),
+        "holdout_digest": "holdout",
+        "user_values": values,
+    }
+
+
+@pytest.fixture(scope="session")
+def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its tables and nothing in them; migrating takes seconds."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def registry(tmp_path: Path, migrated_store: Path) -> Any:
+    """The registry under `tmp_path`, empty."""
+    from trainer.registry import Registry
+
+    (tmp_path / "mlflow").mkdir()
+    shutil.copy(migrated_store, tmp_path / "mlflow" / "mlflow.db")
+    return Registry(tmp_path, Settings())

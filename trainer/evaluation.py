@@ -1,0 +1,210 @@
+"""Evaluation: tonight's model, the champion and simple baselines on the same frozen holdout.
+
+Every model sees train and validation actions and ranks the whole catalogue for the same users,
+once among all items and once among those new to the user (discovery). The champion is scored
+anew with its own catalogue; items that it does not know are never found by it.
+
+Reads:    checkpoints, items, sequences, the registered champion
+Writes:   scorecards
+If late:  promotion waits; yesterday's champion keeps serving.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from schemas.checkpoints import CHECKPOINTS
+from schemas.command import Night, Stage, run
+from schemas.errors import DataError
+from schemas.items import ITEMS
+from schemas.partitions import Input, Partition, get
+from schemas.scorecards import SCORECARDS
+from schemas.sequences import SEQUENCES
+from schemas.settings import Settings
+from trainer import scorer
+from trainer.baselines import BASELINES, ScoreUsers
+from trainer.histories import Histories
+from trainer.holdout import Card, Holdout, holdout_of, score_holdout
+from trainer.ledger import opponent
+from trainer.registry import Registry
+from trainer.scorer import Scorer
+from trainer.versions import Version
+
+PRINTED = ("recall@10", "ndcg@10")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A trained model under its own catalogue; `new_index` leads there from tonight's."""
+
+    name: str
+    weights_sha256: str
+    scorer: Scorer
+    new_index: np.ndarray
+
+    def score(self, histories: Histories, users: np.ndarray) -> Tensor:
+        """Scores [B, V + 1] of tonight's catalogue; -inf for items the model does not know."""
+        own = histories.take(users).renumbered(self.new_index)
+        return self.scorer.score(own)[:, self.new_index]
+
+
+def contender(name: str, weights_sha256: str, model: Scorer, item_ids: list[str]) -> Contender:
+    """A model prepared for tonight's catalogue.
+
+    Args:
+        name: Its name in the scorecards.
+        weights_sha256: Of its weights.
+        model: The model.
+        item_ids: Tonight's raw ids; entry j - 1 is `item_index` j.
+    """
+    return Contender(name, weights_sha256, model, model.renumbering(item_ids))
+
+
+def evaluate(
+    sequences: pa.Table, num_items: int, contenders: list[Contender], settings: Settings
+) -> list[tuple[str, str, Holdout, Card]]:
+    """Scores contenders and baselines, with and without what users have already.
+
+    Args:
+        sequences: Rows of tonight's sequences table.
+        num_items: V of tonight's catalogue.
+        contenders: Trained models.
+        settings: The evaluation section.
+
+    Returns:
+        Name, digest of the weights (empty for a baseline), holdout and card of each.
+
+    Raises:
+        DataError: No user has anything to find, or a score is not finite.
+    """
+    cards = []
+    for exclude_seen in (False, True):
+        holdout = holdout_of(sequences, num_items, exclude_seen=exclude_seen)
+        if not len(holdout) and exclude_seen == settings.evaluation.exclude_seen:
+            raise DataError(
+                f"no user with {'a new' if exclude_seen else 'an'} item in the holdout",
+                f"at least one of {len(holdout.counts.indptr) - 1} users",
+                "split.holdout_days and events.history_days in the settings, or the events",
+            )
+        if len(holdout):
+            for name, digest, score, is_model in _scored(holdout, contenders):
+                size = settings.evaluation.batch_size
+                card = score_holdout(holdout, score, size, is_probabilistic=is_model)
+                cards.append((name, digest, holdout, card))
+    return cards
+
+
+def _scored(
+    holdout: Holdout, contenders: list[Contender]
+) -> Iterator[tuple[str, str, ScoreUsers, bool]]:
+    for one in contenders:
+        yield one.name, one.weights_sha256, _on(holdout, one), True
+    for name, baseline in BASELINES.items():
+        if not (holdout.exclude_seen and name == "buy_again"):  # it has nothing to say there
+            yield name, "", baseline(holdout.counts), False
+
+
+def _on(holdout: Holdout, one: Contender) -> ScoreUsers:
+    return lambda users: one.score(holdout.histories, users)
+
+
+def scorecard_rows(
+    cards: list[tuple[str, str, Holdout, Card]], holdout_digest: str
+) -> list[dict[str, Any]]:
+    """The scorecards table of what was scored."""
+    rows = []
+    for model, digest, holdout, card in cards:
+        nobody = np.empty(0)
+        per_user = [(name, v.mean(), v) for name, v in card.user_values.items()]
+        catalogue = [(name, value, nobody) for name, value in card.values.items()]
+        for metric, value, user_values in per_user + catalogue:
+            rows.append(
+                {
+                    "model": model,
+                    "model_digest": digest,
+                    "exclude_seen": holdout.exclude_seen,
+                    "metric": metric,
+                    "value": float(value),
+                    "num_users": len(holdout),
+                    "holdout_digest": holdout_digest,
+                    "user_values": user_values.astype(np.float32),
+                }
+            )
+    return rows
+
+
+def table_lines(cards: list[tuple[str, str, Holdout, Card]]) -> Iterator[str]:
+    """What was scored, for people: one line per model, both holdouts side by side."""
+    shown = {(c[0], c[2].exclude_seen): c for c in cards}
+    heads = [f"{metric} {part}" for part in ("all", "new") for metric in PRINTED]
+    yield f"{'':12}" + "".join(f"{head:>15}" for head in heads)
+    for model in dict.fromkeys(c[0] for c in cards):
+        cells = ""
+        for exclude_seen in (False, True):
+            card = shown.get((model, exclude_seen))
+            for metric in PRINTED:
+                cells += f"{card[3].user_values[metric].mean():15.4f}" if card else f"{'–':>15}"
+        yield f"{model:12}{cells}"
+
+
+def has_seen_holdout(champion: Version | None, ds: date, settings: Settings) -> bool | None:
+    """Whether the champion trained on days of tonight's holdout; None where it cannot be said."""
+    if champion is None or settings.split.protocol != "temporal":
+        return None
+    return champion.trained_until > ds - timedelta(days=settings.split.holdout_days)
+
+
+def _champion(root: Path, ds: date, settings: Settings, checkpoint: Partition) -> Version | None:
+    (row,) = checkpoint.read(["weights_sha256", "trained_until"]).to_pylist()
+    registry = Registry(root, settings)
+    return opponent(registry, ds, row["weights_sha256"], row["trained_until"])
+
+
+def _inputs(root: Path, ds: date, settings: Settings) -> list[Input]:
+    read = [get(root, contract, ds) for contract in (CHECKPOINTS, ITEMS, SEQUENCES)]
+    champion = _champion(root, ds, settings, read[0])
+    return [*(p.as_input() for p in read), *([champion.as_input()] if champion else [])]
+
+
+STAGE = Stage(
+    module="trainer.evaluation",
+    doc=__doc__,
+    writes=(SCORECARDS,),
+    inputs=_inputs,
+    settings=("evaluation", "split"),
+)
+
+
+def main(night: Night) -> None:
+    """Scores the night's models and publishes the scorecards."""
+    checkpoint, items, sequences = (
+        get(night.root, contract, night.ds) for contract in (CHECKPOINTS, ITEMS, SEQUENCES)
+    )
+    item_ids = items.read(["item_id"])["item_id"].to_pylist()
+    (weights_sha256,) = checkpoint.read(["weights_sha256"])["weights_sha256"].to_pylist()
+    tonight = scorer.from_checkpoint(checkpoint, items)
+    contenders = [contender("candidate", weights_sha256, tonight, item_ids)]
+    champion = _champion(night.root, night.ds, night.settings, checkpoint)
+    if champion:
+        folder = Registry(night.root, night.settings).download(champion)
+        model = scorer.from_folder(folder)
+        contenders.append(contender("champion", champion.weights_sha256, model, item_ids))
+    cards = evaluate(sequences.read(), len(item_ids), contenders, night.settings)
+    scorecards = night.draft(SCORECARDS)
+    scorecards.notes["champion_has_seen_holdout"] = has_seen_holdout(
+        champion, night.ds, night.settings
+    )
+    rows = scorecard_rows(cards, sequences.manifest.content_digest)
+    scorecards.write(pa.Table.from_pylist(rows, schema=SCORECARDS.schema))
+    night.publish(scorecards)
+    print("\n".join(table_lines(cards)), flush=True)
+
+
+if __name__ == "__main__":
+    run(STAGE, main)

@@ -1,0 +1,230 @@
+"""Promotion: registers tonight's model and lets the gate decide whether it becomes champion.
+
+One promotion at a time holds the lock `<root>/registry.lock`. The decision is in the ledger
+before an alias moves; a run that was interrupted after that is finished by the next one. A
+night that was decided already stays decided.
+
+Reads:    checkpoints, items, scorecards, the registered champion
+Writes:   promotions (one more row), aliases and tags in the model registry
+If late:  yesterday's champion keeps serving.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+
+from schemas.checkpoints import CHECKPOINTS
+from schemas.command import Night, Stage, run
+from schemas.errors import RegistryError
+from schemas.items import ITEMS
+from schemas.partitions import Input, Partition, find, get
+from schemas.promotions import PROMOTIONS
+from schemas.publishing import locked
+from schemas.scorecards import SCORECARDS
+from schemas.settings import Settings
+from trainer.gate import Decision, decide
+from trainer.ledger import Row, decisions, last_promotion
+from trainer.registry import CANDIDATE, PREVIOUS, Registry
+from trainer.versions import CHAMPION, Version
+
+LOCK_FILE = "registry.lock"
+DECIDED_WITH = "settings_digest"
+"""Note in the ledger's manifest: digest of the settings of the newest decision."""
+
+STAGE_SETTINGS = ("gate", "evaluation")
+TAGS = ("outcome", "reason", "rules", "decided_at", "scorecards_digest", "holdout_digest")
+"""Columns of the ledger that are tags of the model version too."""
+TICK = timedelta(microseconds=1)
+"""Least distance of two decisions, also where the clock was set back between them."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything one decision is about."""
+
+    checkpoint: Partition
+    items: Partition
+    scorecards: Partition
+    weights_sha256: str
+    trained_until: date
+
+    @property
+    def ds(self) -> date:
+        """The night."""
+        return date.fromisoformat(self.checkpoint.manifest.ds)
+
+    @property
+    def rerun(self) -> str:
+        """The command that mends scorecards that do not fit."""
+        return f"re-run python -m trainer.evaluation --ds {self.ds}, then this stage"
+
+
+def _inputs(root: Path, ds: date, settings: Settings) -> list[Input]:
+    return [get(root, contract, ds).as_input() for contract in (CHECKPOINTS, ITEMS, SCORECARDS)]
+
+
+STAGE = Stage(
+    module="trainer.promotion",
+    doc=__doc__,
+    writes=(PROMOTIONS,),
+    inputs=_inputs,
+    settings=STAGE_SETTINGS,
+    always=True,
+)
+
+
+def main(night: Night) -> None:
+    """Decides about the night's candidate and prints what serves from now on."""
+    registry = Registry(night.root, night.settings)
+    with locked(night.root / LOCK_FILE):
+        words = promote(night, registry)
+        champion = registry.champion()
+    serving = f"version {champion.number} of {champion.ds}" if champion else "none"
+    print(f"promotion {night.ds}: {words}; champion: {serving}", flush=True)
+
+
+def promote(night: Night, registry: Registry) -> str:
+    """One decision, or the rest of one that was interrupted. Hold the lock while it runs.
+
+    Returns:
+        What happened, in words.
+
+    Raises:
+        RegistryError: The scorecards are of another candidate or another champion.
+    """
+    case, champion = _case(night), registry.champion()
+    decided = _standing_decision(night, case, champion)
+    if decided:
+        return _finish(registry, decided, champion)
+    if champion and champion.weights_sha256 == case.weights_sha256:
+        return "unchanged, the candidate is champion"
+    _refuse_other_champion(case, champion)
+    candidate = registry.register(case.checkpoint, case.items)
+    registry.point(CANDIDATE, candidate)
+    exclude_seen = night.settings.evaluation.exclude_seen
+    decision = decide(
+        case.scorecards.read(), candidate, champion, night.settings.gate, exclude_seen=exclude_seen
+    )
+    row = record(night, case, candidate, champion, decision)
+    registry.tag(candidate, {name: str(row[name]) for name in TAGS})
+    if decision.outcome == "promote":
+        move(registry, candidate, champion)
+    return f"{decision.outcome} version {candidate.number}: {decision.reason}"
+
+
+def move(registry: Registry, candidate: Version, champion: Version | None) -> None:
+    """Makes the candidate champion and the champion previous; doing it twice is doing it once."""
+    if champion:
+        registry.point(PREVIOUS, champion)
+    registry.point(CHAMPION, candidate)
+
+
+def record(
+    night: Night, case: Case, candidate: Version, champion: Version | None, decision: Decision
+) -> Row:
+    """Adds a row to the night's ledger, publishes it and returns the row.
+
+    Raises:
+        RegistryError: The published ledger lacks an earlier row.
+    """
+    before = find(night.root, PROMOTIONS, night.ds)
+    earlier = decisions(night.root, night.ds)
+    row: Row = {
+        "decided_at": max([datetime.now(UTC), *(r["decided_at"] + TICK for r in earlier)]),
+        "candidate_version": candidate.number,
+        "candidate_digest": candidate.weights_sha256,
+        "champion_version": champion.number if champion else None,
+        "outcome": decision.outcome,
+        "reason": decision.reason,
+        "rules": decision.rules_json(),
+        "holdout_digest": case.scorecards.read(["holdout_digest"])["holdout_digest"][0].as_py(),
+        "scorecards_digest": case.scorecards.manifest.content_digest,
+    }
+    ledger = night.draft(PROMOTIONS)
+    ledger.notes[DECIDED_WITH] = night.settings.digest(STAGE_SETTINGS)
+    ledger.write(pa.Table.from_pylist([*earlier, row], schema=PROMOTIONS.schema))
+    read = [before.as_input()] if before else []
+    read += [champion.as_input()] if champion else []
+    partition = night.publish(ledger, inputs=[*night.inputs, *read])
+    _refuse_lost_rows(partition, [*earlier, row])
+    return row
+
+
+def _case(night: Night) -> Case:
+    checkpoint, items, scorecards = (
+        get(night.root, contract, night.ds) for contract in (CHECKPOINTS, ITEMS, SCORECARDS)
+    )
+    (row,) = checkpoint.read(["weights_sha256", "trained_until"]).to_pylist()
+    case = Case(checkpoint, items, scorecards, row["weights_sha256"], row["trained_until"])
+    rows = scorecards.read(["model", "model_digest"]).to_pylist()
+    found = {r["model_digest"] for r in rows if r["model"] == "candidate"}
+    if found != {case.weights_sha256}:
+        raise RegistryError(
+            f"scorecards of weights {sorted(d[:12] for d in found)}",
+            f"those of tonight's checkpoint, {case.weights_sha256[:12]}",
+            case.rerun,
+        )
+    return case
+
+
+def _standing_decision(night: Night, case: Case, champion: Version | None) -> Row | None:
+    """The decision on these weights and scorecards, unless other settings may change it.
+
+    A promotion stands. So does a hold, except that changed settings reopen it as long as the
+    champion has not been trained on newer data.
+    """
+    digest = case.scorecards.manifest.content_digest
+    same = [
+        row
+        for row in decisions(night.root, night.ds)
+        if (row["candidate_digest"], row["scorecards_digest"]) == (case.weights_sha256, digest)
+    ]
+    if not same or same[-1]["outcome"] == "promote":
+        return same[-1] if same else None
+    ledger = get(night.root, PROMOTIONS, night.ds)
+    is_same_gate = ledger.manifest.notes[DECIDED_WITH] == night.settings.digest(STAGE_SETTINGS)
+    return same[-1] if is_same_gate or _is_newer(champion, case) else None
+
+
+def _finish(registry: Registry, decided: Row, champion: Version | None) -> str:
+    """Moves the aliases of a promotion that was decided and then interrupted."""
+    candidate = registry.get(decided["candidate_version"])
+    registry.tag(candidate, {name: str(decided[name]) for name in TAGS})
+    number = champion.number if champion else None
+    is_last = decided == last_promotion(registry.root)
+    if is_last and number == decided["champion_version"] != candidate.number:
+        move(registry, candidate, champion)
+        return f"promote version {candidate.number}, finished after an interruption"
+    return f"unchanged, {decided['outcome']} of version {candidate.number} stands"
+
+
+def _is_newer(champion: Version | None, case: Case) -> bool:
+    return champion is not None and champion.trained_until > case.trained_until
+
+
+def _refuse_other_champion(case: Case, champion: Version | None) -> None:
+    """A champion trained on newer data holds the candidate however it was scored."""
+    scored = [i for i in case.scorecards.manifest.inputs if i["table"] == CHAMPION]
+    found = scored[0]["run"] if scored else "none"
+    current = str(champion.number) if champion else "none"
+    if found != current and not _is_newer(champion, case):
+        raise RegistryError(
+            f"scorecards against champion {found}", f"the current champion, {current}", case.rerun
+        )
+
+
+def _refuse_lost_rows(partition: Partition, expected: Sequence[Row]) -> None:
+    found = partition.read().num_rows
+    if partition.read().to_pylist() != list(expected):
+        raise RegistryError(
+            f"a ledger of {found} rows that lacks earlier decisions",
+            f"the {len(expected)} rows decided so far, unchanged",
+            f"point {partition.path.parent} back to the run before {partition.manifest.run}",
+        )
+
+
+if __name__ == "__main__":
+    run(STAGE, main)

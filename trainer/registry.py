@@ -1,0 +1,183 @@
+"""Registry: model versions, their tags and the aliases that say which one serves.
+
+Every version carries where it came from as tags (`penumbra.weights_sha256`, `penumbra.ds`, ...);
+a version is found again by its weights, so registering twice registers once. The aliases are
+`candidate` (registered last), `champion` (serves) and `previous` (served before it).
+"""
+
+import tempfile
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from schemas.audit import file_sha256
+from schemas.checkpoints import WEIGHTS_FILE
+from schemas.errors import RegistryError
+from schemas.partitions import Partition
+from schemas.settings import Settings
+from trainer import scorer, serving_model, tracking
+from trainer.versions import CHAMPION, Version
+
+CANDIDATE, PREVIOUS = "candidate", "previous"
+TAG = "penumbra."
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The registered model of these settings, in the store of these settings."""
+
+    root: Path
+    settings: Settings
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow, configured at its first use."""
+        return tracking.configure(self.root, self.settings)
+
+    @property
+    def name(self) -> str:
+        """The registered model that carries the aliases."""
+        return self.settings.registry.model_name
+
+    def aliased(self, alias: str) -> Version | None:
+        """The version under an alias, None where there is none."""
+        try:
+            return _version(self.client.get_model_version_by_alias(self.name, alias))
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def champion(self) -> Version | None:
+        """The version that serves, None before the first promotion."""
+        return self.aliased(CHAMPION)
+
+    def get(self, number: int) -> Version:
+        """A version by its number.
+
+        Raises:
+            RegistryError: There is no such version.
+        """
+        try:
+            return _version(self.client.get_model_version(self.name, str(number)))
+        except MlflowException as error:
+            raise RegistryError(
+                f"no version {number} of {self.name}",
+                "the versions that the promotions table names",
+                "restore the registry, or correct registry.tracking_uri in the settings",
+            ) from error
+
+    def registered(self, weights_sha256: str) -> Version | None:
+        """The version with these weights, None where they were never registered."""
+        wanted = f"name = '{self.name}' and tags.`{TAG}weights_sha256` = '{weights_sha256}'"
+        found = self.client.search_model_versions(wanted, order_by=["version_number ASC"])
+        return _version(found[0]) if found else None
+
+    def register(self, checkpoint: Partition, items: Partition) -> Version:
+        """The version of a night's model, made if its weights are new to the registry.
+
+        The artifact is complete before the version exists, and the version is found by the
+        digest of its weights: a retry after a crash at any point makes no second version.
+
+        Args:
+            checkpoint: A partition of the checkpoints table.
+            items: The items table it was trained on.
+
+        Raises:
+            RegistryError: The stored artifact does not hold these weights.
+        """
+        (row,) = checkpoint.read().to_pylist()
+        version = self.registered(row["weights_sha256"])
+        if version is None:
+            tags = _tags(checkpoint)
+            address = self._log(checkpoint, items, tags)
+            self._create_registered_model()
+            run_id = checkpoint.manifest.notes.get("mlflow_run_id")
+            made = self.client.create_model_version(
+                self.name, address, run_id, tags, model_id=address.removeprefix("models:/")
+            )
+            version = _version(made)
+        self.download(version)
+        return version
+
+    def download(self, version: Version) -> Path:
+        """The folder of a version's scorer, on this machine, its weights verified.
+
+        Raises:
+            RegistryError: The artifact is missing, or its weights are not those of the version.
+        """
+        _ = self.client
+        address = f"models:/{self.name}/{version.number}/artifacts/model"
+        try:
+            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
+            found = f"weights {file_sha256(folder / WEIGHTS_FILE)}"
+        except (MlflowException, OSError) as error:
+            found = f"no artifact ({error})"
+        if found != f"weights {version.weights_sha256}":
+            raise RegistryError(
+                f"version {version.number} of {self.name} with {found}",
+                f"weights {version.weights_sha256}",
+                f"restore the artifact store, or re-run the night of {version.ds}",
+            )
+        return folder
+
+    def point(self, alias: str, version: Version) -> None:
+        """Sets an alias. Hold the lock of `promotion` for `champion` and `previous`."""
+        self.client.set_registered_model_alias(self.name, alias, str(version.number))
+
+    def tag(self, version: Version, tags: dict[str, str]) -> None:
+        """Adds tags, named without the prefix, to a version."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(self.name, str(version.number), TAG + key, value)
+
+    def _log(self, checkpoint: Partition, items: Partition, tags: dict[str, str]) -> str:
+        _ = self.client
+        mlflow.set_experiment(self.settings.registry.experiment)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            folder.mkdir()
+            scorer.write(folder, checkpoint, items)
+            return serving_model.log(folder, self.name, tags)
+
+    def _create_registered_model(self) -> None:
+        try:
+            self.client.create_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+
+def champion(root: Path, settings: Settings) -> Version | None:
+    """The version that serves, None before the first promotion."""
+    return Registry(root, settings).champion()
+
+
+def _tags(checkpoint: Partition) -> dict[str, str]:
+    """What a version says of itself: the checkpoint's row, and the run that published it."""
+    (row,) = checkpoint.read().to_pylist()
+    facts = {name: value for name, value in row.items() if name != "settings"}
+    facts |= {"ds": checkpoint.manifest.ds, "checkpoint_run": checkpoint.manifest.run}
+    facts |= {"fingerprint": checkpoint.manifest.fingerprint}
+    return {TAG + name: str(value) for name, value in facts.items()}
+
+
+def _version(found: ModelVersion) -> Version:
+    try:
+        return Version(
+            int(found.version),
+            found.tags[TAG + "weights_sha256"],
+            date.fromisoformat(found.tags[TAG + "ds"]),
+            date.fromisoformat(found.tags[TAG + "trained_until"]),
+        )
+    except KeyError as error:
+        raise RegistryError(
+            f"version {found.version} of {found.name} without the tag {error}",
+            "versions that trainer.promotion registered",
+            "the alias that names it, or registry.model_name in the settings",
+        ) from error

@@ -1,0 +1,23 @@
+"""Versions: what the tables know of a registered model."""
+
+from dataclasses import dataclass
+from datetime import date
+
+from schemas.partitions import Input
+
+CHAMPION = "champion"
+"""The alias of the version that serves, and the name under which stages list it as an input."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered model: its number, its weights, its night and the last day it trained on."""
+
+    number: int
+    weights_sha256: str
+    ds: date
+    trained_until: date
+
+    def as_input(self) -> Input:
+        """This model as a line of lineage: `run` is the version, `digest` its weights."""
+        return Input(CHAMPION, self.ds.isoformat(), str(self.number), self.weights_sha256)
