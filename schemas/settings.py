@@ -110,12 +110,18 @@ class TrainingSettings(Frozen):
     """Attention heads; must divide the width."""
     dropout: float = Field(0.2, ge=0, lt=1)
     """Dropout on embeddings and inside blocks."""
+    item_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of input items that training hides at random, so that no single one is relied on."""
+    history_skip: bool = True
+    """Add the normalised sum of all items so far to the hidden state, past the sequence model."""
     max_length: int = Field(100, ge=2)
     """L: most recent positions a model sees; longer histories are trained in windows of it."""
     loss: Literal["cross_entropy", "decoupled"] = "decoupled"
     """Training objective."""
     targets: Literal["all", "new"] = "new"
     """Train on every next item, or only on those new to the user (discovery)."""
+    target_days: float = Field(0.0, ge=0)
+    """0: a target is the next item; else one drawn from the following days' (once a timestamp)."""
     lambda1: float = Field(0.3, ge=0, le=1)
     """λ1: how far target confidence follows the soft target's own mass, c = λ1·q_y + 1 - λ1."""
     lambda2: float = Field(0.5, ge=0, le=1)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from schemas.contract import PADDING_INDEX
+from schemas.errors import SettingsError
 from schemas.settings import TrainingSettings
 
 INITIAL_STD = 0.02
@@ -25,20 +26,47 @@ INITIAL_STD = 0.02
 class Backbone(nn.Module):
     """A causal sequence model with an item embedding that is also the output layer (tied).
 
+    A backbone says how it encodes embedded items; embedding, history skip, output norm and
+    scoring are the same for all.
+
     Args:
-        settings: Width, depth, dropout and `max_length`.
+        settings: Width, depth, dropouts, `history_skip` and `max_length`.
         num_items: V, the catalogue without padding.
     """
+
+    encoded_weight = 1.0
+    """Weight of the encoded state beside the history skip."""
 
     def __init__(self, settings: TrainingSettings, num_items: int) -> None:
         super().__init__()
         self.num_items, self.max_length = num_items, settings.max_length
+        self.item_dropout = settings.item_dropout
         self.item_embedding = nn.Embedding(num_items + 1, settings.width, PADDING_INDEX)
         nn.init.normal_(self.item_embedding.weight, std=INITIAL_STD)
         nn.init.zeros_(self.item_embedding.weight[PADDING_INDEX].detach())
         self.item_bias = nn.Parameter(torch.zeros(num_items))
         self.dropout = nn.Dropout(settings.dropout)
+        self.history_norm = nn.LayerNorm(settings.width) if settings.history_skip else None
         self.norm = nn.LayerNorm(settings.width)
+
+    @abstractmethod
+    def encode(self, embedded_BLD: Tensor) -> Tensor:
+        """States [B, L, D] of embedded items; position t depends on positions 0..t only."""
+
+    def forward(self, items_BL: Tensor) -> Tensor:
+        """Hidden states [B, L, D] of histories [B, L], oldest first, zeros on the right.
+
+        Position t depends on items 0..t only. L is at most `max_length`.
+        """
+        if self.training and self.item_dropout:
+            is_dropped_BL = torch.rand(items_BL.shape) < self.item_dropout
+            items_BL = items_BL.masked_fill(is_dropped_BL, PADDING_INDEX)
+        embedded_BLD = self.dropout(self.item_embedding(items_BL))
+        hidden_BLD = self.encode(embedded_BLD)
+        if self.history_norm is not None:
+            history_BLD = self.history_norm(_history(items_BL, embedded_BLD))
+            hidden_BLD = self.encoded_weight * hidden_BLD + history_BLD
+        return self.norm(hidden_BLD)
 
     @torch.no_grad()
     def start_from(self, counts_V: np.ndarray) -> None:
@@ -52,13 +80,6 @@ class Backbone(nn.Module):
         """
         log_counts = torch.from_numpy(np.log1p(counts_V[PADDING_INDEX + 1 :]))
         self.item_bias.copy_(log_counts - log_counts.mean())
-
-    @abstractmethod
-    def forward(self, items_BL: Tensor) -> Tensor:
-        """Hidden states [B, L, D] of histories [B, L], oldest first, zeros on the right.
-
-        Position t depends on items 0..t only. L is at most `max_length`.
-        """
 
     def score(self, hidden_ND: Tensor) -> Tensor:
         """Logits [N, V + 1]; column j is `item_index` j, column 0 (padding) is always -inf."""
@@ -75,7 +96,15 @@ class Backbone(nn.Module):
 class SASRec(Backbone):
     """Self-attention with learned positions (Kang & McAuley 2018), pre-norm."""
 
+    encoded_weight = 0.3  # the residual stream grows with depth and would drown the history
+
     def __init__(self, settings: TrainingSettings, num_items: int) -> None:
+        if settings.width % settings.num_heads:
+            raise SettingsError(
+                f"training.num_heads = {settings.num_heads}",
+                f"a divisor of training.width = {settings.width}",
+                "pipeline.toml",
+            )
         super().__init__(settings, num_items)
         self.positions = nn.Parameter(
             INITIAL_STD * torch.randn(settings.max_length, settings.width)
@@ -85,12 +114,11 @@ class SASRec(Backbone):
             for _ in range(settings.num_blocks)
         )
 
-    def forward(self, items_BL: Tensor) -> Tensor:  # noqa: D102
-        positions_LD = self.positions[: items_BL.shape[1]]
-        hidden_BLD = self.dropout(self.item_embedding(items_BL) + positions_LD)
+    def encode(self, embedded_BLD: Tensor) -> Tensor:  # noqa: D102
+        hidden_BLD = embedded_BLD + self.positions[: embedded_BLD.shape[1]]
         for block in self.blocks:
             hidden_BLD = block(hidden_BLD)
-        return self.norm(hidden_BLD)
+        return hidden_BLD
 
 
 class AttentionBlock(nn.Module):
@@ -134,9 +162,15 @@ class GRU4Rec(Backbone):
             dropout=settings.dropout if settings.num_blocks > 1 else 0.0,
         )
 
-    def forward(self, items_BL: Tensor) -> Tensor:  # noqa: D102
-        hidden_BLD, _ = self.layers(self.dropout(self.item_embedding(items_BL)))
-        return self.norm(self.dropout(hidden_BLD))
+    def encode(self, embedded_BLD: Tensor) -> Tensor:  # noqa: D102
+        hidden_BLD, _ = self.layers(embedded_BLD)
+        return self.dropout(hidden_BLD)
+
+
+def _history(items_BL: Tensor, embedded_BLD: Tensor) -> Tensor:
+    """Sum of everything embedded so far, by the square root of how many items that is."""
+    num_so_far_BL1 = (items_BL != PADDING_INDEX).cumsum(1).clamp_min(1)[:, :, None]
+    return embedded_BLD.cumsum(1) / num_so_far_BL1.sqrt()
 
 
 BACKBONES: dict[str, Callable[[TrainingSettings, int], Backbone]] = {

@@ -1,10 +1,11 @@
 """Batches: training windows and their examples, cut from sequences and soft targets.
 
-A user's training positions are cut from the end into windows of `max_length` inputs. A window's
-targets are its inputs shifted by one, so windows overlap by one position, and every position
-but a user's first is a target exactly once. Windows are padded on the right (see backbones).
+A user's training positions are cut from the end into windows of `max_length` inputs. A window
+starts with the input after which the one before ends, so every position but a user's last is
+an input exactly once, and with `target_days = 0` every position but a user's first is a target
+exactly once. Windows are padded on the right (see backbones).
 
-    B batch, L sequence length, W windows, N counted positions, V items, K soft-target entries
+    B batch, L sequence length, W windows, N counted positions, P positions, V items
 """
 
 from collections.abc import Iterator
@@ -17,12 +18,14 @@ from torch import Tensor
 
 from schemas.errors import DataError
 from schemas.settings import TrainingSettings
-from trainer.histories import Histories
+from trainer.histories import Histories, whole
 from trainer.losses import Examples
 from trainer.soft_targets import SoftTargets
 
 BATCHES_PER_BUCKET = 16
 """Batches over which windows are sorted by length, so that a batch's windows are about as long."""
+
+MILLISECONDS_PER_DAY = 86_400_000
 
 
 @dataclass(frozen=True)
@@ -38,48 +41,62 @@ class Batch:
     examples: Examples
 
 
-def training_prefix(sequences: pa.Table) -> Histories:
+@dataclass(frozen=True)
+class Actions:
+    """Training actions alone, users one after the other: items, and times in ms [P] int64."""
+
+    histories: Histories
+    times_P: np.ndarray
+
+
+def training_actions(sequences: pa.Table) -> Actions:
     """The training positions of every row of the sequences table, in its order."""
-    lists = sequences["item_indices"].combine_chunks()
-    starts = lists.offsets.to_numpy()[:-1].astype(np.int64)
-    items = lists.values.to_numpy().astype(np.int64)
-    return Histories(items, starts, starts + sequences["num_train"].to_numpy())
+    everything = whole(sequences)
+    num_train = sequences["num_train"].to_numpy().astype(np.int64)
+    starts, stops = everything.starts, everything.starts + num_train
+    times = sequences["event_times"].combine_chunks().values.cast(pa.timestamp("ms", "UTC"))
+    ends = np.cumsum(num_train)
+    items = Histories(everything.items, starts, stops).positions()[1]
+    times_P = Histories(times.cast(pa.int64()).to_numpy(), starts, stops).positions()[1]
+    return Actions(Histories(items, ends - num_train, ends), times_P)
 
 
 class TrainingWindows:
     """All training windows of a night, and batches of them in a seeded order.
 
     Args:
-        histories: Training positions, user by user.
-        soft_targets: What to look examples up in; its users are those of `histories`.
-        settings: `max_length`, `targets`, `batch_size` and `seed`.
+        actions: Training positions, user by user.
+        soft_targets: What to look examples up in; its users are those of `actions`.
+        settings: `max_length`, `targets`, `target_days`, `batch_size` and `seed`.
 
     Raises:
         DataError: No position counts in the loss.
     """
 
     def __init__(
-        self, histories: Histories, soft_targets: SoftTargets, settings: TrainingSettings
+        self, actions: Actions, soft_targets: SoftTargets, settings: TrainingSettings
     ) -> None:
-        self.histories, self.soft_targets, self.settings = histories, soft_targets, settings
-        self.is_target = _targets(histories, only_new=settings.targets == "new")
-        users, starts, stops = _windows(histories, settings.max_length)
-        num_before = np.concatenate([[0], np.cumsum(self.is_target)])
-        has_target = num_before[stops + 1] > num_before[starts + 1]
-        self.users, self.inputs = (
-            users[has_target],
-            Histories(histories.items, starts[has_target], stops[has_target]),
+        self.items_P, self.soft_targets, self.settings = (
+            actions.histories.items,
+            soft_targets,
+            settings,
         )
-        if not len(self.inputs):
-            raise DataError(
-                f"no training target among {histories.lengths.sum()} training positions",
-                "users with two training positions or more",
-                "more history (events.history_days), or training.targets = 'all'",
-            )
+        is_candidate_P = _may_be_target(actions.histories, only_new=settings.targets == "new")
+        self.candidates = np.flatnonzero(is_candidate_P)
+        num_before = np.concatenate([[0], np.cumsum(is_candidate_P)])
+        self.first_candidate_P = num_before[1:]
+        reach_P = np.maximum(
+            _reach(actions, settings.target_days), np.arange(len(self.items_P)) + 1
+        )
+        self.num_candidates_P = num_before[reach_P] - self.first_candidate_P
+        self.users, self.inputs = self._windows(actions.histories)
 
     def target_counts(self, num_items: int) -> np.ndarray:
-        """How often each item is a counted target in one epoch. [V + 1] int64."""
-        return np.bincount(self.histories.items[self.is_target], minlength=num_items + 1)
+        """How many actions on each item may be targets. [V + 1] int64.
+
+        With `targets = "new"` that is an item's number of distinct users.
+        """
+        return np.bincount(self.items_P[self.candidates], minlength=num_items + 1)
 
     @property
     def num_batches(self) -> int:
@@ -89,62 +106,99 @@ class TrainingWindows:
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from `first_batch` on.
 
-        The order depends on seed and epoch alone, so that an interrupted epoch continues with
-        the batches that were left.
+        Order and drawn targets depend on seed and epoch alone, so that an interrupted epoch
+        continues with the batches that were left.
         """
-        order = np.random.default_rng([self.settings.seed, epoch])
-        for windows in self._shuffled(order)[first_batch:]:
-            yield self._batch(windows)
+        random = np.random.default_rng([self.settings.seed, epoch])
+        batches, targets_P = self._shuffled(random), self._draw(random)
+        for windows in batches[first_batch:]:
+            yield self._batch(windows, targets_P)
 
-    def _shuffled(self, order: np.random.Generator) -> list[np.ndarray]:
-        windows, size = order.permutation(len(self.inputs)), self.settings.batch_size
-        bucket = size * BATCHES_PER_BUCKET
-        lengths = self.inputs.lengths[windows]
-        by_length = np.lexsort((lengths, np.arange(len(windows)) // bucket))
-        batches = np.split(windows[by_length], range(size, len(windows), size))
-        return [batches[b] for b in order.permutation(len(batches))]
+    def _windows(self, histories: Histories) -> tuple[np.ndarray, Histories]:
+        """User and inputs of every window that holds a counted position. [W]."""
+        users, starts, stops = _cut(histories, self.settings.max_length)
+        num_before = np.concatenate([[0], np.cumsum(self.num_candidates_P > 0)])
+        counts = num_before[stops] > num_before[starts]
+        if not counts.any():
+            raise DataError(
+                f"no training target among {len(self.items_P)} training positions",
+                "users with two training positions or more",
+                "more history (events.history_days), or training.targets = 'all'",
+            )
+        return users[counts], Histories(histories.items, starts[counts], stops[counts])
 
-    def _batch(self, windows: np.ndarray) -> Batch:
+    def _shuffled(self, random: np.random.Generator) -> list[np.ndarray]:
+        windows, size = random.permutation(len(self.inputs)), self.settings.batch_size
+        bucket = np.arange(len(windows)) // (size * BATCHES_PER_BUCKET)
+        by_length = windows[np.lexsort((self.inputs.lengths[windows], bucket))]
+        batches = np.split(by_length, range(size, len(windows), size))
+        return [batches[b] for b in random.permutation(len(batches))]
+
+    def _draw(self, random: np.random.Generator) -> np.ndarray:
+        """One target item per position, 0 where it has none. [P + 1], the last for padding."""
+        nth = (random.random(len(self.items_P)) * self.num_candidates_P).astype(np.int64)
+        has_target = self.num_candidates_P > 0
+        chosen = self.candidates[(self.first_candidate_P + nth)[has_target]]
+        targets_P = np.zeros(len(self.items_P) + 1, dtype=np.int64)
+        targets_P[:-1][has_target] = self.items_P[chosen]
+        return targets_P
+
+    def _batch(self, windows: np.ndarray, targets_P: np.ndarray) -> Batch:
         inputs = self.inputs.take(windows)
         items_BL, lengths = inputs.last(self.settings.max_length)
         columns = np.arange(items_BL.shape[1])
-        at_BL = np.where(columns < lengths[:, None], inputs.starts[:, None] + columns + 1, -1)
-        positions = np.flatnonzero((at_BL >= 0) & self.is_target[at_BL])
-        targets = self.histories.items[at_BL.ravel()[positions]]
+        at_BL = np.where(columns < lengths[:, None], inputs.starts[:, None] + columns, -1)
+        targets_BL = targets_P[at_BL].ravel()
+        positions = np.flatnonzero(targets_BL)
         users = self.users[windows][positions // len(columns)]
+        targets = torch.from_numpy(targets_BL[positions])
         return Batch(
             torch.from_numpy(items_BL),
             torch.from_numpy(positions),
-            self.soft_targets.examples(torch.from_numpy(targets), torch.from_numpy(users)),
+            self.soft_targets.examples(targets, torch.from_numpy(users)),
         )
 
 
-def _windows(histories: Histories, max_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """User, first and one past the last input position of every window."""
+def _cut(histories: Histories, max_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """User, first and one past the last input position of every window. [W]."""
     num_windows = -(-(histories.lengths - 1) // max_length)
     users = np.repeat(np.arange(len(histories)), num_windows)
-    nth_from_first = np.arange(len(users)) - np.repeat(
-        np.cumsum(num_windows) - num_windows, num_windows
-    )
-    nth_from_last = num_windows[users] - 1 - nth_from_first
-    stops = histories.stops[users] - 1 - nth_from_last * max_length
+    num_later = np.cumsum(num_windows)[users] - 1 - np.arange(len(users))
+    stops = histories.stops[users] - 1 - num_later * max_length
     return users, np.maximum(stops - max_length, histories.starts[users]), stops
 
 
-def _targets(histories: Histories, *, only_new: bool) -> np.ndarray:
-    """Which entries of `histories.items` count as targets. [positions] bool.
+def _may_be_target(histories: Histories, *, only_new: bool) -> np.ndarray:
+    """Which positions' items may be targets of earlier ones. [P] bool.
 
-    All training positions but a user's first; `only_new` takes those alone whose item the user
-    had never had before, which is what evaluation without seen items asks of a model.
+    `only_new` takes a user's first action on an item alone, looking at the whole history: what
+    evaluation without seen items asks of a model.
     """
     users, items = histories.positions()
-    first = np.cumsum(histories.lengths) - histories.lengths
-    counts = np.ones(len(users), dtype=bool)
-    if only_new:
-        _, first_occurrences = np.unique(users * (items.max() + 1) + items, return_index=True)
-        counts[:] = False
-        counts[first_occurrences] = True
-    counts[first] = False
-    is_target = np.zeros(len(histories.items) + 1, dtype=bool)
-    is_target[np.arange(len(users)) + (histories.starts - first)[users]] = counts
-    return is_target[:-1]
+    if not only_new:
+        return np.ones(len(items), dtype=bool)
+    _, first_occurrences = np.unique(users * (items.max() + 1) + items, return_index=True)
+    is_first = np.zeros(len(items), dtype=bool)
+    is_first[first_occurrences] = True
+    return is_first
+
+
+def _reach(actions: Actions, target_days: float) -> np.ndarray:
+    """One past the last position whose item may be a position's target. [P] int64.
+
+    With `target_days`, all actions of the following days count ("dense all-action" prediction,
+    Pancha et al. 2022, PinnerFormer), and only a timestamp's last position has any: the order
+    inside one timestamp carries nothing.
+    """
+    users, _ = actions.histories.positions()
+    next_position = np.arange(len(users)) + 1
+    stops = actions.histories.stops[users]
+    if target_days == 0:
+        return np.minimum(next_position + 1, stops)
+    times = actions.times_P - actions.times_P.min()
+    span = int(target_days * MILLISECONDS_PER_DAY) + 1
+    by_user = users * (int(times.max()) + span + 1) + times
+    reach = np.searchsorted(by_user, by_user + span - 1, side="right")
+    following = np.minimum(next_position, len(users) - 1)
+    is_last_of_timestamp = (next_position == stops) | (times[following] > times)
+    return np.where(is_last_of_timestamp, reach, next_position)

@@ -28,7 +28,7 @@ from schemas.sequences import SEQUENCES
 from schemas.settings import Settings, TrainingSettings
 from schemas.soft_targets import SOFT_TARGETS
 from trainer.backbones import Backbone, build
-from trainer.batches import TrainingWindows, training_prefix
+from trainer.batches import TrainingWindows, training_actions
 from trainer.checkpointing import Progress, ResumeState
 from trainer.fitting import Fitting, prepare_torch
 from trainer.losses import USE_SOFT_TARGETS
@@ -84,7 +84,7 @@ def prepare(night: Night, sequences: pa.Table) -> tuple[Backbone, TrainingWindow
     items = get(night.root, ITEMS, night.ds).read(("item_index", "item_id"))
     _refuse_unknown_items(sequences, items.num_rows)
     soft_targets = _soft_targets(night, settings, items, sequences["user_id"])
-    windows = TrainingWindows(training_prefix(sequences), soft_targets, settings)
+    windows = TrainingWindows(training_actions(sequences), soft_targets, settings)
     backbone = build(settings, items.num_rows)
     backbone.start_from(windows.target_counts(items.num_rows))
     return backbone, windows

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from schemas.settings import EvaluationSettings
 from trainer.backbones import Backbone
-from trainer.histories import Histories
+from trainer.histories import Histories, whole
 from trainer.holdout import Holdout, holdout_of
 from trainer.metrics import metrics_of_ranks
 from trainer.ranking import exclude, ranks
@@ -24,11 +24,9 @@ def validation_of(sequences: pa.Table, num_items: int, *, exclude_seen: bool) ->
         num_items: V of the items table.
         exclude_seen: As in evaluation: items a user already has are neither ranked nor sought.
     """
-    lists = sequences["item_indices"].combine_chunks()
-    starts = lists.offsets.to_numpy()[:-1].astype(np.int64)
-    num_validation = sequences["num_validation"].to_numpy()
-    stops = starts + sequences["num_train"].to_numpy() + num_validation
-    kept = Histories(lists.values.to_numpy().astype(np.int64), starts, stops)
+    everything, num_validation = whole(sequences), sequences["num_validation"].to_numpy()
+    num_kept = sequences["num_train"].to_numpy() + num_validation
+    kept = Histories(everything.items, everything.starts, everything.starts + num_kept)
     offsets = np.concatenate([[0], np.cumsum(kept.lengths)]).astype(np.int32)
     columns = {
         "item_indices": pa.ListArray.from_arrays(offsets, kept.positions()[1]),
