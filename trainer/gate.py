@@ -185,31 +185,27 @@ def _absolute_rules(evidence: _Evidence, settings: GateSettings) -> Iterator[Rul
 def _champion_rules(
     evidence: _Evidence, candidate: Version, champion: Version, settings: GateSettings
 ) -> Iterator[Rule]:
-    days_behind = (champion.trained_until - candidate.trained_until).days
-    about = f"days of data by which champion {champion.number} is older than the candidate"
-    yield Rule("champion_is_newer", about, -days_behind, "≥", 0)
+    days_ahead = (candidate.trained_until - champion.trained_until).days
+    about = f"days by which the candidate's training data reach beyond champion {champion.number}'s"
+    yield Rule("champion_is_newer", about, days_ahead, "≥", 0)
     is_scored = evidence.value("champion", champion.weights_sha256) is not None
     about = f"scorecards of champion {champion.number}"
     yield Rule("champion_is_scored", about, int(is_scored), "=", 1)
+    interval = _interval(evidence, settings) if is_scored else None
     about = (
         f"lower end of the {settings.confidence:.0%} interval of the relative gain in "
         f"{settings.metric} over champion {champion.number}"
     )
-    interval = None
-    if is_scored:
-        interval = paired_interval(
-            evidence.users("candidate"), evidence.users("champion"), settings
-        )
-        about += f" ({interval[0]:+.2%} to {interval[1]:+.2%})"
-        interval = interval if np.isfinite(interval).all() else None
-    yield Rule(
-        "not_worse_than_champion",
-        about,
-        interval[0] if interval else None,
-        "≥",
-        -settings.champion_margin,
-        interval,
-    )
+    about += f" ({interval[0]:+.2%} to {interval[1]:+.2%})" if interval else ""
+    low, limit = interval[0] if interval else None, -settings.champion_margin
+    yield Rule("not_worse_than_champion", about, low, "≥", limit, interval)
+
+
+def _interval(evidence: _Evidence, settings: GateSettings) -> tuple[float, float] | None:
+    """None where the values are not of the same users, or not finite."""
+    candidate_B, champion_B = evidence.users("candidate"), evidence.users("champion")
+    is_paired = len(candidate_B) == len(champion_B) and np.isfinite(candidate_B + champion_B).all()
+    return paired_interval(candidate_B, champion_B, settings) if is_paired else None
 
 
 def _why_promoted(rules: list[Rule], champion: Version | None) -> str:

@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 
 from schemas.audit import file_sha256
 from schemas.checkpoints import CHECKPOINTS, WEIGHTS_FILE
+from schemas.command import Night
 from schemas.items import ITEMS
 from schemas.partitions import Input, Partition
 from schemas.publishing import draft, new_token, publish
 from schemas.scorecards import SCORECARDS
+from schemas.sequences import SEQUENCES
 from schemas.settings import Settings, TrainingSettings
 
 DS = date(2017, 10, 31)
@@ -44,6 +46,27 @@ def publish_items(publish_rows: Callable[..., Partition]) -> Callable[..., Parti
         return publish_rows(ITEMS, rows, ds)
 
     return publish_items
+
+
+@pytest.fixture
+def publish_sequences(publish_rows: Callable[..., Partition]) -> Callable[..., Partition]:
+    """Publishes users as (actions before the holdout, actions in it), user-0 first."""
+
+    def publish_sequences(users: list[tuple[list[int], list[int]]], ds: date = DS) -> Partition:
+        rows = [
+            {
+                "user_id": f"user-{number}",
+                "item_indices": before + held,
+                "event_times": [TIME] * len(before + held),
+                "num_train": len(before),
+                "num_validation": 0,
+                "num_holdout": len(held),
+            }
+            for number, (before, held) in enumerate(users)
+        ]
+        return publish_rows(SEQUENCES, rows, ds)
+
+    return publish_sequences
 
 
 @pytest.fixture
@@ -133,3 +156,30 @@ def registry(tmp_path: Path, migrated_store: Path) -> Any:
     (tmp_path / "mlflow").mkdir()
     shutil.copy(migrated_store, tmp_path / "mlflow" / "mlflow.db")
     return Registry(tmp_path, Settings())
+
+
+@pytest.fixture
+def night_of(
+    registry: Any,
+    publish_items: PublishModel,
+    publish_model: PublishModel,
+    publish_scorecards: PublishScorecards,
+    make_night: Callable[..., Night],
+) -> Callable[..., Night]:
+    """Publishes a candidate and its scorecards against the champion of that moment."""
+
+    def night_of(
+        values: list[float],
+        ds: date = DS,
+        seed: int | None = None,
+        trained_until: date | None = None,
+        champion: list[float] | None = None,
+    ) -> Night:
+        items = publish_items([f"item-{n}" for n in range(12)], ds)
+        checkpoint = publish_model(items, seed=seed or ds.toordinal(), trained_until=trained_until)
+        current = registry.champion()
+        against = current.as_input() if current else None
+        publish_scorecards(checkpoint, values, champion, against)
+        return make_night(Settings.model_validate({"gate": {"min_users": 4}}), ds)
+
+    return night_of

@@ -1,0 +1,199 @@
+from dataclasses import replace
+from datetime import date, timedelta
+
+import numpy as np
+import pytest
+import torch
+
+from schemas.checkpoints import CHECKPOINTS
+from schemas.errors import DataError, MissingInputError
+from schemas.partitions import get
+from schemas.publishing import new_token
+from schemas.scorecards import SCORECARDS
+from schemas.settings import Settings
+from trainer import evaluation, scorer
+from trainer.evaluation import STAGE, contender, evaluate, has_seen_holdout, main
+from trainer.histories import from_lists
+from trainer.versions import CHAMPION, Version
+
+DS = date(2017, 10, 31)
+ITEM_IDS = [f"item-{n}" for n in range(1, 9)]
+USERS = [([1, 2, 3], [2, 4]), ([4, 5], []), ([6, 7, 1], [6]), ([2, 2], [8, 3, 1])]
+
+
+@pytest.fixture
+def items(publish_items):
+    return publish_items(ITEM_IDS)
+
+
+@pytest.fixture
+def sequences(publish_sequences):
+    return publish_sequences(USERS)
+
+
+@pytest.fixture
+def night(registry, items, sequences, publish_model, make_night):
+    publish_model(items)
+    return make_night(inputs=())
+
+
+@pytest.fixture
+def champion(registry, items, publish_model):
+    version = registry.register(
+        publish_model(items, seed=9, trained_until=date(2017, 10, 1)), items
+    )
+    registry.point(CHAMPION, version)
+    return version
+
+
+def cards_of(night):
+    main(night)
+    rows = get(night.root, SCORECARDS, night.ds).read().to_pylist()
+    return {(row["model"], row["exclude_seen"], row["metric"]): row for row in rows}
+
+
+def test_candidate_and_baselines_are_scored_on_both_holdouts(night):
+    scored = {key[:2] for key in cards_of(night)}
+    models = {"candidate", "popularity", "item_knn"}
+    assert scored == {(m, seen) for m in models for seen in (True, False)} | {("buy_again", False)}
+
+
+def test_per_user_values_are_kept_for_the_users_with_something_to_find(night):
+    cards = cards_of(night)
+    for (_, exclude_seen, metric), row in cards.items():
+        num_users = 2 if exclude_seen else 3
+        assert row["num_users"] == num_users
+        is_per_user = metric.startswith(("recall", "ndcg", "mrr"))
+        assert len(row["user_values"]) == (num_users if is_per_user else 0)
+
+
+def test_the_value_is_the_mean_over_users(night):
+    row = cards_of(night)["popularity", False, "recall@5"]
+    assert row["value"] == pytest.approx(np.mean(row["user_values"]))
+
+
+def test_buy_again_finds_what_was_bought_again(night):
+    """User 0 had items 1, 2 and 3 once; 1 and 2 are as popular, so both rank between 0 and 1."""
+    row = cards_of(night)["buy_again", False, "mrr@5"]
+    assert row["user_values"][0] == pytest.approx(1 / 1.5)
+
+
+def test_the_candidate_is_scored_after_its_history_without_the_holdout(night, items):
+    model = scorer.from_checkpoint(get(night.root, CHECKPOINTS, DS), items)
+    (scores,) = model.score(from_lists([np.array([6, 7, 1])]))
+    rank = int((scores > scores[6]).sum())
+    assert cards_of(night)["candidate", False, "mrr@20"]["user_values"][1] == pytest.approx(
+        1 / (rank + 1)
+    )
+
+
+def test_op02_scoring_again_gives_the_same_digest(night):
+    main(night)
+    first = get(night.root, SCORECARDS, DS).manifest.content_digest
+    main(replace(night, token=new_token()))
+    assert get(night.root, SCORECARDS, DS).manifest.content_digest == first
+
+
+def test_op10_the_champion_is_scored_anew_on_the_same_holdout(night, champion):
+    cards = cards_of(night)
+    row = cards["champion", True, "ndcg@10"]
+    assert row["model_digest"] == champion.weights_sha256
+    assert row["holdout_digest"] == cards["candidate", True, "ndcg@10"]["holdout_digest"]
+    assert row["num_users"] == cards["candidate", True, "ndcg@10"]["num_users"]
+
+
+def test_the_champion_is_an_input(night, champion):
+    (found,) = [i for i in STAGE.inputs(night.root, DS, Settings()) if i.table == "champion"]
+    assert (found.run, found.digest) == ("1", champion.weights_sha256)
+
+
+def test_op10_a_champion_that_has_seen_the_holdout_is_noted(
+    registry, items, sequences, publish_model, make_night
+):
+    version = registry.register(publish_model(items, seed=9, trained_until=DS), items)
+    registry.point(CHAMPION, version)
+    publish_model(items)
+    main(make_night())
+    notes = get(registry.root, SCORECARDS, DS).manifest.notes
+    assert notes == {"champion_has_seen_holdout": True}
+
+
+@pytest.mark.parametrize(("last_day", "expected"), [(24, False), (25, True), (31, True)])
+def test_op10_the_holdout_begins_holdout_days_before_the_night_ends(last_day, expected):
+    champion = Version(1, "weights", DS - timedelta(days=1), date(2017, 10, last_day))
+    settings = Settings.model_validate({"split": {"holdout_days": 7}})
+    assert has_seen_holdout(champion, DS, settings) is expected
+
+
+def test_op10_leave_one_out_holdouts_have_no_first_day():
+    champion = Version(1, "weights", DS, DS)
+    settings = Settings.model_validate({"split": {"protocol": "leave_one_out"}})
+    assert has_seen_holdout(champion, DS, settings) is None
+
+
+def test_a_champion_with_another_catalogue_is_scored_by_item_id(
+    items, sequences, publish_model, publish_items, publish_sequences
+):
+    model = scorer.from_checkpoint(publish_model(items), items)
+    at_home = evaluate(
+        sequences.read(), 8, [contender("champion", "", model, ITEM_IDS)], Settings()
+    )
+    turned = [([9 - i for i in before], [9 - i for i in held]) for before, held in USERS]
+    abroad = evaluate(
+        publish_sequences(turned).read(),
+        8,
+        [contender("champion", "", model, ITEM_IDS[::-1])],
+        Settings(),
+    )
+    for (name, _, _, one), (_, _, _, other) in zip(at_home, abroad, strict=True):
+        for metric, values in one.user_values.items():
+            np.testing.assert_allclose(values, other.user_values[metric], err_msg=name)
+
+
+def test_items_unknown_to_the_champion_are_never_found_by_it(items, sequences, publish_model):
+    model = scorer.from_checkpoint(publish_model(items), items)
+    renamed = ["new" if item_id == "item-6" else item_id for item_id in ITEM_IDS]
+    cards = evaluate(sequences.read(), 8, [contender("champion", "", model, renamed)], Settings())
+    assert cards[0][3].user_values["recall@20"][1] == 0
+
+
+def test_op11_a_score_that_is_not_a_number_is_an_error(
+    registry, items, sequences, publish_model, make_night, monkeypatch
+):
+    checkpoint = publish_model(items)
+    model = scorer.from_checkpoint(checkpoint, items)
+    model.backbone.item_bias.data[0] = torch.nan
+    monkeypatch.setattr(evaluation.scorer, "from_checkpoint", lambda *_: model)
+    with pytest.raises(DataError, match="not finite"):
+        main(make_night())
+
+
+def test_op15_a_night_without_a_holdout_is_an_error(night, publish_sequences):
+    publish_sequences([([1, 2], []), ([3], [])])
+    with pytest.raises(DataError, match=r"no user with a new item in the holdout; .* of 2 users"):
+        main(night)
+
+
+def test_op15_a_night_without_anything_new_is_an_error_in_discovery_alone(
+    night, publish_sequences, make_night
+):
+    publish_sequences([([1, 2], [1]), ([3], [3])])
+    with pytest.raises(DataError, match="no user with a new item"):
+        main(night)
+    main(make_night(Settings.model_validate({"evaluation": {"exclude_seen": False}})))
+    rows = get(night.root, SCORECARDS, DS).read(["exclude_seen"]).to_pylist()
+    assert {row["exclude_seen"] for row in rows} == {False}
+
+
+def test_a_night_without_a_checkpoint_names_the_stage_to_run(registry, items, sequences):
+    with pytest.raises(MissingInputError, match=r"run python -m trainer\.training"):
+        STAGE.inputs(registry.root, DS, Settings())
+
+
+def test_the_closing_table_shows_every_model_once(night, capsys):
+    main(night)
+    published, head, *rows = capsys.readouterr().out.splitlines()
+    assert published.startswith("scorecards 2017-10-31: published")
+    assert " ".join(head.split()) == "recall@10 all ndcg@10 all recall@10 new ndcg@10 new"
+    assert [row.split()[0] for row in rows] == ["candidate", *evaluation.BASELINES]
+    assert rows[-1].split()[3:] == ["–", "–"]

@@ -1,0 +1,265 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import date, timedelta
+
+import pytest
+
+from schemas.checkpoints import CHECKPOINTS
+from schemas.errors import RegistryError
+from schemas.items import ITEMS
+from schemas.partitions import find, get
+from schemas.promotions import PROMOTIONS
+from schemas.publishing import new_token
+from schemas.settings import Settings
+from trainer import promotion
+from trainer.ledger import decisions
+from trainer.registry import PREVIOUS, Registry
+
+DS = date(2017, 10, 31)
+GOOD, BETTER, BAD = [0.5] * 4, [0.6] * 4, [0.2] * 4
+
+
+class Crash(BaseException):
+    """A process that dies here."""
+
+
+def run(night):
+    """The stage, in this process; returns the ledger of its night."""
+    promotion.main(night)
+    return decisions(night.root, night.ds)
+
+
+def again(night):
+    """The same night as a later process would see it."""
+    return replace(night, token=new_token())
+
+
+def champion_number(registry):
+    champion = registry.champion()
+    return champion.number if champion else None
+
+
+def die_at(monkeypatch, method, alias=None):
+    """The process dies when a method of the registry is called (for one alias)."""
+    real = getattr(Registry, method)
+
+    def dying(self, *arguments):
+        if alias is None or arguments[0] == alias:
+            raise Crash
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Registry, method, dying)
+
+
+def test_op11_the_first_night_promotes_by_the_absolute_rules(registry, night_of, capsys):
+    (row,) = run(night_of(GOOD))
+    assert (row["outcome"], row["champion_version"]) == ("promote", None)
+    assert row["reason"].startswith("no champion yet, the absolute rules decide")
+    assert champion_number(registry) == 1
+    assert "promote version 1" in capsys.readouterr().out
+
+
+def test_op11_the_first_night_holds_a_candidate_no_better_than_popularity(registry, night_of):
+    (row,) = run(night_of([0.1] * 4))
+    assert row["outcome"] == "hold"
+    assert registry.champion() is None
+
+
+def test_a_held_candidate_is_registered_and_named_in_the_closing_line(registry, night_of, capsys):
+    run(night_of([0.1] * 4))
+    assert registry.aliased("candidate").number == 1
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("promotion 2017-10-31: hold version 1: beats_popularity: ndcg@10 minus")
+    assert line.endswith("champion: none")
+
+
+def test_op03_the_ledger_names_both_versions_and_the_data(registry, night_of):
+    run(night_of(GOOD))
+    (row,) = run(night_of(BETTER, DS + timedelta(days=1)))
+    assert (row["candidate_version"], row["champion_version"]) == (2, 1)
+    assert row["holdout_digest"] == "holdout"
+    assert len(row["scorecards_digest"]) == 64
+    assert all(rule["passed"] for rule in json.loads(row["rules"]))
+
+
+def test_op03_the_decision_is_stored_before_an_alias_moves(registry, night_of, monkeypatch):
+    night = night_of(GOOD)
+    die_at(monkeypatch, "point", "champion")
+    with pytest.raises(Crash):
+        promotion.main(night)
+    (row,) = decisions(night.root, DS)
+    assert row["outcome"] == "promote"
+    assert registry.champion() is None
+
+
+def test_op03_no_alias_moves_where_the_decision_cannot_be_stored(registry, night_of, monkeypatch):
+    night = night_of(GOOD)
+    monkeypatch.setattr(promotion, "record", lambda *_: (_ for _ in ()).throw(Crash))
+    with pytest.raises(Crash):
+        promotion.main(night)
+    assert registry.champion() is None
+
+
+def test_the_champion_becomes_previous(registry, night_of):
+    run(night_of(GOOD))
+    run(night_of(BETTER, DS + timedelta(days=1)))
+    assert (champion_number(registry), registry.aliased(PREVIOUS).number) == (2, 1)
+
+
+def test_op09_a_candidate_worse_than_the_champion_is_held(registry, night_of):
+    run(night_of(GOOD))
+    (row,) = run(night_of(BAD, DS + timedelta(days=1), champion=GOOD))
+    assert row["outcome"] == "hold"
+    assert row["reason"].startswith("not_worse_than_champion")
+    assert champion_number(registry) == 1
+
+
+def test_op06_a_backfill_never_demotes_a_champion_trained_on_newer_data(registry, night_of):
+    run(night_of(GOOD))
+    backfill = night_of(BETTER, DS - timedelta(days=9), champion=BAD)
+    (row,) = run(backfill)
+    assert row["outcome"] == "hold"
+    assert row["reason"].startswith("champion_is_newer")
+    assert champion_number(registry) == 1
+
+
+def test_op06_a_backfill_scored_before_the_champion_moved_is_held_too(registry, night_of):
+    backfill = night_of(BETTER, DS - timedelta(days=9))
+    run(night_of(GOOD))
+    (row,) = run(again(backfill))
+    assert row["reason"].startswith("champion_is_newer")
+
+
+def test_op04_scorecards_against_another_champion_are_refused(registry, night_of):
+    late = night_of(BETTER, DS + timedelta(days=1))
+    run(night_of(GOOD))
+    with pytest.raises(RegistryError, match=r"champion none; expected the current champion, 1"):
+        promotion.main(again(late))
+    assert champion_number(registry) == 1
+    assert find(late.root, PROMOTIONS, late.ds) is None
+
+
+def test_scorecards_of_another_candidate_are_refused(registry, night_of, publish_model):
+    night = night_of(GOOD)
+    publish_model(get(night.root, ITEMS, DS), seed=99)
+    with pytest.raises(RegistryError, match=r"re-run python -m trainer\.evaluation"):
+        promotion.main(again(night))
+
+
+def test_a_decided_night_stays_decided(registry, night_of, capsys):
+    night = night_of(GOOD)
+    ledger = run(night)
+    assert run(again(night)) == ledger
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("promotion 2017-10-31: unchanged, promote of version 1 stands")
+
+
+def test_a_decided_night_stays_decided_after_a_later_promotion(registry, night_of):
+    night = night_of(GOOD)
+    ledger = run(night)
+    run(night_of(BETTER, DS + timedelta(days=1)))
+    assert run(again(night)) == ledger
+    assert champion_number(registry) == 2
+
+
+def test_a_champion_scored_against_itself_is_not_promoted_again(
+    registry, night_of, publish_scorecards
+):
+    night = night_of(GOOD)
+    ledger = run(night)
+    checkpoint = get(night.root, CHECKPOINTS, DS)
+    publish_scorecards(checkpoint, GOOD, GOOD, registry.champion().as_input())
+    assert run(again(night)) == ledger
+    assert registry.aliased(PREVIOUS) is None
+
+
+def test_a_second_decision_keeps_the_first(registry, night_of):
+    held = run(night_of([0.1] * 4, seed=1))
+    ledger = run(night_of(GOOD, seed=2))
+    assert ledger[0] == held[0]
+    assert [row["outcome"] for row in ledger] == ["hold", "promote"]
+
+
+def test_changed_gate_settings_reopen_a_hold(registry, night_of):
+    night = night_of([0.1] * 4)
+    run(night)
+    night = again(night)
+    night.settings = Settings.model_validate({"gate": {"min_users": 4, "popularity_margin": -1}})
+    assert [row["outcome"] for row in run(night)] == ["hold", "promote"]
+
+
+def test_the_version_carries_the_decision(registry, night_of):
+    (row,) = run(night_of(GOOD))
+    (found,) = registry.client.search_model_versions("name = 'penumbra'")
+    assert found.tags["penumbra.outcome"] == "promote"
+    assert found.tags["penumbra.reason"] == row["reason"]
+
+
+@pytest.mark.parametrize(
+    ("method", "alias"),
+    [("point", "candidate"), ("tag", None), ("point", "previous"), ("point", "champion")],
+)
+def test_op07_the_next_start_finishes_what_was_interrupted(
+    registry, night_of, monkeypatch, method, alias
+):
+    run(night_of(GOOD))
+    night = night_of(BETTER, DS + timedelta(days=1))
+    with monkeypatch.context() as broken, pytest.raises(Crash):
+        die_at(broken, method, alias)
+        promotion.main(night)
+    assert champion_number(registry) == 1
+    ledger = run(again(night))
+    assert [row["outcome"] for row in ledger] == ["promote"]
+    assert (champion_number(registry), registry.aliased(PREVIOUS).number) == (2, 1)
+    assert len(registry.client.search_model_versions("name = 'penumbra'")) == 2
+
+
+def test_an_interrupted_promotion_stays_unfinished_after_a_later_one(
+    registry, night_of, monkeypatch
+):
+    run(night_of(GOOD))
+    interrupted = night_of(BETTER, DS + timedelta(days=1))
+    with monkeypatch.context() as broken, pytest.raises(Crash):
+        die_at(broken, "point", "champion")
+        promotion.main(interrupted)
+    run(night_of(BETTER, DS + timedelta(days=2)))
+    run(again(interrupted))
+    assert champion_number(registry) == 3
+
+
+CONCURRENT = """
+import sys
+from schemas.command import run
+from trainer.promotion import STAGE, main
+print("ready", flush=True)
+sys.stdin.readline()
+sys.argv[1:] = ["--root", sys.argv[1], "--ds", sys.argv[2]]
+run(STAGE, main)
+"""
+
+
+def test_op04_of_two_concurrent_promotions_exactly_one_wins(registry, night_of, monkeypatch):
+    monkeypatch.setenv("PENUMBRA_GATE__MIN_USERS", "4")
+    nights = [night_of(GOOD, trained_until=DS), night_of(GOOD, DS + timedelta(1), trained_until=DS)]
+    arguments = [[str(night.root), night.ds.isoformat()] for night in nights]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", CONCURRENT, *a], text=True, **pipes)
+        for a in arguments
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    codes = [process.returncode for process in processes]
+    assert sorted(codes) == [0, RegistryError.exit_code], errors
+    winner, loser = nights if codes[0] == 0 else reversed(nights)
+    (row,) = decisions(winner.root, winner.ds)
+    assert row["outcome"] == "promote"
+    assert row["candidate_version"] == champion_number(registry)
+    assert decisions(loser.root, loser.ds) == []
+    assert "the current champion" in errors[codes.index(RegistryError.exit_code)]

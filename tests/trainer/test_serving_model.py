@@ -1,0 +1,92 @@
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from trainer import scorer, serving_model
+
+ITEM_IDS = [f"item-{n}" for n in range(12)]
+"""In order of support, as `publish_items` makes it."""
+
+
+@pytest.fixture
+def model(publish_items, publish_model):
+    items = publish_items(ITEM_IDS)
+    return scorer.from_checkpoint(publish_model(items), items)
+
+
+def recommend(model, **columns):
+    return serving_model.recommend(model, pd.DataFrame(columns))
+
+
+def test_a_history_gets_ten_items_best_first(model):
+    (row,) = recommend(model, history=[["item-3", "item-4"]]).to_dict("records")
+    assert len(set(row["item_id"])) == 10
+    assert row["score"] == sorted(row["score"], reverse=True)
+    assert not row["is_fallback"]
+
+
+def test_unknown_items_are_ignored(model):
+    rows = recommend(model, history=[["item-3", "item-4"], ["item-3", "no such", "item-4"]])
+    assert rows["item_id"][0] == rows["item_id"][1]
+    assert not rows["is_fallback"].any()
+
+
+@pytest.mark.parametrize("history", [[], ["no such"]])
+def test_a_history_without_known_items_gets_the_most_supported_and_says_so(model, history):
+    (row,) = recommend(model, history=[history]).to_dict("records")
+    assert row["item_id"] == ITEM_IDS[:10]
+    assert row["is_fallback"]
+
+
+def test_k_and_exclude_seen_hold_row_by_row(model):
+    seen = ITEM_IDS[:9]
+    rows = recommend(model, history=[seen, seen], k=[5, 4], exclude_seen=[True, False])
+    assert set(rows["item_id"][0]) == set(ITEM_IDS[9:])
+    assert len(rows["item_id"][1]) == 4
+
+
+def test_a_history_does_not_change_with_its_neighbours(model):
+    alone = recommend(model, history=[["item-3"]])
+    among = recommend(model, history=[ITEM_IDS, ["item-3"], []])
+    assert alone["item_id"][0] == among["item_id"][1]
+    np.testing.assert_allclose(alone["score"][0], among["score"][1], atol=1e-6)
+
+
+def test_rows_keep_the_index_of_the_input(model):
+    frame = pd.DataFrame({"history": [["item-1"], []]}, index=[7, 3])
+    assert serving_model.recommend(model, frame).index.tolist() == [7, 3]
+
+
+@pytest.fixture
+def registered(registry, publish_items, publish_model, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path.copy())  # loading a model puts its code first
+    items = publish_items(ITEM_IDS)
+    registry.register(publish_model(items), items)
+    return registry.download(registry.get(1)).parent.parent
+
+
+def test_the_registered_model_predicts_through_its_signature(registered):
+    loaded = serving_model.mlflow.pyfunc.load_model(str(registered))
+    rows = loaded.predict(pd.DataFrame({"history": [["item-1"], []], "k": [3, 2]}))
+    assert [len(ids) for ids in rows["item_id"]] == [3, 2]
+    assert rows["is_fallback"].tolist() == [False, True]
+
+
+def test_an_input_of_other_types_is_refused(registered):
+    loaded = serving_model.mlflow.pyfunc.load_model(str(registered))
+    with pytest.raises(serving_model.mlflow.MlflowException, match="history"):
+        loaded.predict(pd.DataFrame({"histories": [["item-1"]]}))
+
+
+def test_the_artifact_holds_no_pickle(registered):
+    files = {file.name for file in (registered / "artifacts" / "model").iterdir()}
+    assert files == {"weights.safetensors", "items.parquet", "settings.json"}
+    suffixes = {file.suffix for file in registered.rglob("*") if file.is_file()}
+    assert not suffixes & {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"}
+
+
+def test_the_artifact_names_exact_requirements(registered):
+    lines = (registered / "requirements.txt").read_text().splitlines()
+    assert sorted(line.split("==")[0] for line in lines) == sorted(serving_model.REQUIREMENTS)
