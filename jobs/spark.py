@@ -21,6 +21,8 @@ from schemas.partitions import Input, Partition
 from schemas.publishing import Draft
 from schemas.settings import SparkSettings
 
+LITERAL_PATHS = {"__globPaths__": "false"}
+"""Reader options: a bracket or an asterisk in a path is that character and no pattern."""
 GREETINGS = re.compile(
     rb"WARNING: Using incubator|Using Spark's default|Setting default log|To adj"
 )
@@ -95,7 +97,8 @@ def struct_type(contract: Contract) -> StructType:
 def read(spark: SparkSession, partitions: Sequence[Partition]) -> DataFrame:
     """The rows of published partitions of one table, as one DataFrame."""
     files = [str(file) for partition in partitions for file in partition.files]
-    return spark.read.schema(struct_type(partitions[0].contract)).parquet(*files)
+    schema = struct_type(partitions[0].contract)
+    return spark.read.options(**LITERAL_PATHS).schema(schema).parquet(*files)
 
 
 def publish(
