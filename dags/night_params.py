@@ -1,0 +1,67 @@
+"""Night params: what the form of a manual run offers, and what it changes.
+
+One parameter per setting, derived from the settings' JSON schema: type, range, description, and
+as default the value that is loaded. A value that differs from its default reaches the stages as
+an environment variable, which overrides their settings file.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.sdk import Param
+
+from schemas.settings import ENVIRONMENT_PREFIX, Settings, properties
+
+_OWN_ARGUMENTS = ("default", "description", "title")
+
+
+def night_params(settings: Settings) -> dict[str, Param]:
+    """`ds`, `force`, and `<section>.<key>` for every setting with its loaded value."""
+    params = {
+        "ds": Param(
+            None,
+            type=["null", "string"],
+            format="date",
+            description="The night's day; empty takes the day of the run's logical date.",
+        ),
+        "force": Param(
+            False,
+            type="boolean",
+            description="Work even where nothing changed.",
+        ),
+    }
+    for name, property in properties().items():
+        schema = {key: value for key, value in property.items() if key not in _OWN_ARGUMENTS}
+        section = name.split(".")[0]
+        params[name] = Param(
+            _loaded(settings, name), property.get("description"), **schema, section=section
+        )
+    return params
+
+
+def overrides(params: Mapping[str, Any], settings: Settings) -> dict[str, str]:
+    """The environment of the settings that a run's parameters change.
+
+    Args:
+        params: A run's resolved parameters, by the names of `night_params`.
+        settings: The settings whose values were the defaults.
+    """
+    return {
+        ENVIRONMENT_PREFIX + name.upper().replace(".", "__"): _as_toml(params[name])
+        for name in properties()
+        if name in params and params[name] != _loaded(settings, name)
+    }
+
+
+def _loaded(settings: Settings, name: str) -> Any:
+    section, key = name.split(".")
+    return getattr(getattr(settings, section), key)
+
+
+def _as_toml(value: Any) -> str:
+    """A value as TOML: JSON, but for tables."""
+    if isinstance(value, Mapping):
+        pairs = (f"{json.dumps(key)} = {_as_toml(item)}" for key, item in value.items())
+        return "{" + ", ".join(pairs) + "}"
+    return json.dumps(value)

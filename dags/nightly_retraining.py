@@ -1,0 +1,87 @@
+"""Nightly retraining: from one day of raw events to tonight's champion and its recommendations.
+
+Each task starts one stage as a program and waits; tables carry all data, XCom none. A run is
+about one whole UTC day: the parameter `ds`, else the day of its logical date
+(`dags/night_date.py`). Data errors fail at once, anything else is retried with growing delays.
+
+By hand: *Trigger* and give `ds`; every setting can be changed in the same form, for that run.
+Several past days: `airflow backfill create --dag-id nightly_retraining --from-date 2017-10-30
+--to-date 2017-10-31`. A night that is repeated skips the stages whose inputs, settings and code
+are the same; `force` does them again.
+
+`promotion` moves the champion's alias and runs in the pool `promotion`, which has one slot, so
+that two runs, of whatever DAG, never decide at once. Make the pool where you install this
+(`airflow pools set promotion 1 "one gate decision at a time"`): without it Airflow leaves the
+task waiting. All other tasks share `default_pool`, which only bounds the load of the host.
+"""
+
+import ast
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, Asset, CronDataIntervalTimetable
+
+from dags.night_params import night_params
+from dags.stage_operator import StageOperator
+from schemas.reference import CHAIN
+from schemas.settings import load
+
+PROJECT = Path(__file__).resolve().parent.parent
+ROOT = Path(os.environ.get("PENUMBRA_ROOT", PROJECT / "var")).resolve()
+SETTINGS_FILE = Path(os.environ.get("PENUMBRA_SETTINGS", PROJECT / "pipeline.toml")).resolve()
+PROMOTION_POOL = "promotion"
+
+settings = load(SETTINGS_FILE)
+
+
+def stage(module: str, **arguments: Any) -> StageOperator:
+    """The task of one stage; its documentation and its tables are those of the module."""
+    source = (PROJECT / module.replace(".", "/")).with_suffix(".py").read_text()
+    return StageOperator(
+        task_id=module.split(".")[-1],
+        module=module,
+        folder=PROJECT,
+        root=ROOT,
+        settings_file=SETTINGS_FILE,
+        settings=settings,
+        doc_md=f"```text\n{ast.get_docstring(ast.parse(source))}\n```",
+        outlets=[Asset(contract.table) for contract in CHAIN if contract.stage == module],
+        **arguments,
+    )
+
+
+with DAG(
+    dag_id="nightly_retraining",
+    doc_md=__doc__,
+    # "@daily" would be a point in time in Airflow 3, without the interval a night is about.
+    schedule=CronDataIntervalTimetable(settings.schedule.cron, timezone="UTC"),
+    start_date=datetime.fromisoformat(settings.schedule.start_date).replace(tzinfo=UTC),
+    catchup=False,
+    # Tonight starts from the catalogue, weights and champion that last night left.
+    max_active_runs=1,
+    params=night_params(settings),
+    default_args={
+        "retries": settings.schedule.retries,
+        "retry_delay": timedelta(seconds=settings.schedule.retry_delay_seconds),
+        # Airflow doubles the delay and adds up to as much again, by a hash of task and try.
+        "retry_exponential_backoff": 2,
+        "max_retry_delay": timedelta(hours=1),
+        # A task that hangs this long is stuck; it is killed and retried.
+        "execution_timeout": timedelta(hours=6),
+    },
+    tags=["penumbra"],
+) as dag:
+    interactions = stage("jobs.interactions", may_skip_day=True)
+    items = stage("jobs.items")
+    sequences = stage("jobs.sequences")
+    item_graph = stage("jobs.item_graph")
+    soft_targets = stage("jobs.soft_targets")
+    training = stage("trainer.training")
+    evaluation = stage("trainer.evaluation")
+    promotion = stage("trainer.promotion", pool=PROMOTION_POOL)
+    recommendations = stage("trainer.recommendations")
+
+    interactions >> items >> sequences >> item_graph >> soft_targets
+    soft_targets >> training >> evaluation >> promotion >> recommendations

@@ -1,0 +1,143 @@
+"""Stage operator: runs one stage as a program and says what its end means.
+
+The stage's interpreter is `PENUMBRA_PYTHON`, by default Airflow's own: the orchestrator can live
+in another environment than Spark and torch. A wrapper there must `exec`, because a stage dies
+with its parent.
+
+| exit code | means | the task |
+|---|---|---|
+| 0 | published, or nothing to do | succeeds |
+| 66, where `may_skip_day` and `events.missing_day = "skip"` | the day has no events | is skipped |
+| 64-78 | usage or data; trying again cannot help | fails at once |
+| anything else, or a signal | infrastructure | is retried |
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Collection
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from dags import night_date
+from dags.night_params import overrides
+from dags.process_group import ProcessGroup
+from schemas.command import PARENT_VARIABLE
+from schemas.errors import MissingInputError, UsageError
+from schemas.settings import Settings
+
+PYTHON_VARIABLE = "PENUMBRA_PYTHON"
+NEVER_RETRIED = range(64, 79)
+"""Exit codes of sysexits.h, which the stages' errors carry."""
+
+
+class StageOperator(BaseOperator):
+    """Runs `python -m <module> --ds ... --root ... --settings ...` for the run's day.
+
+    Args:
+        module: The stage's module, such as `jobs.items`.
+        folder: Where the modules are; the program's working folder.
+        root: Folder of all tables.
+        settings_file: Settings of the stage.
+        settings: The same, loaded: what the run's parameters are compared with.
+        may_skip_day: Whether missing input may skip the night, if `events.missing_day` says so.
+    """
+
+    ui_color = "#e8e2f4"
+
+    def __init__(
+        self,
+        *,
+        module: str,
+        folder: Path,
+        root: Path,
+        settings_file: Path,
+        settings: Settings,
+        may_skip_day: bool = False,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(do_xcom_push=False, **arguments)
+        self.module = module
+        self.folder = folder
+        self.root = root
+        self.settings_file = settings_file
+        self.settings = settings
+        self.may_skip_day = may_skip_day
+        self._group: ProcessGroup | None = None
+
+    def execute(self, context: Any) -> None:
+        """Runs the stage and streams its output, line by line, to the task's log.
+
+        Raises:
+            AirflowFailException: No date, or an exit code of `NEVER_RETRIED`.
+            AirflowSkipException: A day without events that the settings allow to skip.
+            AirflowException: Anything else; Airflow retries.
+        """
+        params = context["params"]
+        try:
+            ds = night_date.resolve(
+                params["ds"], context.get("logical_date"), now=datetime.now(UTC)
+            )
+        except UsageError as error:
+            self.log.error("%s failed: %s", self.task_id, error)
+            raise AirflowFailException(str(error)) from None
+        for asset in self.outlets:
+            context["outlet_events"][asset].extra = {"ds": ds.isoformat()}
+        exit_code, last_line = self._run(ds, params)
+        if exit_code:
+            may_skip = self.may_skip_day and params["events.missing_day"] == "skip"
+            self._raise(exit_code, last_line, ds, may_skip)
+
+    def on_kill(self) -> None:
+        """Ends the stage and all that it started."""
+        if self._group is not None:
+            self._group.stop()
+
+    def _run(self, ds: date, params: Any) -> tuple[int, str]:
+        command = [os.environ.get(PYTHON_VARIABLE, sys.executable), "-m", self.module]
+        command += ["--ds", ds.isoformat(), "--root", str(self.root)]
+        command += ["--settings", str(self.settings_file)]
+        command += ["--force"] if params["force"] else []
+        changed = overrides(params, self.settings)
+        environment = os.environ | changed | {PARENT_VARIABLE: str(os.getpid())}
+        self.log.info("%s started: %s", self.task_id, _as_typed(changed, command))
+        output = _Output(f"{self.module}: ")
+        self._group = ProcessGroup(command, self.folder, environment)
+        try:
+            exit_code = self._group.run(lambda line: self.log.info("%s", output.keep(line)))
+        finally:
+            self._group = None
+        return exit_code, output.error or output.last
+
+    def _raise(self, exit_code: int, last_line: str, ds: date, may_skip: bool) -> None:
+        if may_skip and exit_code == MissingInputError.exit_code:
+            self.log.warning("%s skipped: %s", self.task_id, last_line)
+            raise AirflowSkipException(f"{ds} has no events: {last_line}")
+        self.log.error("%s failed: exit code %d, %s", self.task_id, exit_code, last_line)
+        message = f"{self.module} of {ds} ended with {exit_code}: {last_line}"
+        if exit_code in NEVER_RETRIED:
+            raise AirflowFailException(message)
+        raise AirflowException(message)
+
+
+class _Output:
+    """What a stage said last, and its error line: a JVM may well speak after it."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix, self.last, self.error = prefix, "", ""
+
+    def keep(self, line: str) -> str:
+        self.last = line or self.last
+        if line.startswith(self.prefix):
+            self.error = line.removeprefix(self.prefix)
+        return line
+
+
+def _as_typed(changed: dict[str, str], command: Collection[str]) -> str:
+    """The command line as one would type it to run the stage by hand."""
+    variables = [f"{name}={shlex.quote(value)}" for name, value in changed.items()]
+    return " ".join([*variables, shlex.join(command)])

@@ -1,0 +1,151 @@
+"""Airflow in a process of its own, with its own database, running the real DAG on toy stages.
+
+Airflow configures logging, signals and warnings when it is imported, so it stays out of the
+process that runs the tests. Its start takes seconds: one worker serves all tests.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent.parent
+STAGES = (
+    "jobs.interactions",
+    "jobs.items",
+    "jobs.sequences",
+    "jobs.item_graph",
+    "jobs.soft_targets",
+    "trainer.training",
+    "trainer.evaluation",
+    "trainer.promotion",
+    "trainer.recommendations",
+)
+TOY_STAGE = '''"""Toy: does what the test wrote for it, notes that it ran.
+
+Writes:   nothing
+"""
+import json, os, sys
+from pathlib import Path
+
+root, stage = Path(sys.argv[sys.argv.index("--root") + 1]), __spec__.name.split(".")[1]
+note = {"stage": stage, "arguments": sys.argv[1:], "environment": dict(os.environ)}
+with (root / "ran").open("a") as ran:
+    ran.write(json.dumps(note) + "\\n")
+toy = root / f"{stage}.py"
+exec(toy.read_text() if toy.exists() else "")
+'''
+
+
+def airflow_environment(home: Path, project: Path, root: Path) -> dict[str, str]:
+    """Environment of an Airflow that touches nothing outside the test's folders."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "PENUMBRA_"))}
+    return own | {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(project / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "PENUMBRA_ROOT": str(root),
+        "PENUMBRA_SCHEDULE__RETRIES": "1",
+        "PENUMBRA_SCHEDULE__RETRY_DELAY_SECONDS": "0",
+    }
+
+
+@pytest.fixture(name="airflow_environment", scope="session")
+def airflow_environment_fixture() -> Callable[[Path, Path, Path], dict[str, str]]:
+    """The function, for tests that start an Airflow of their own."""
+    return airflow_environment
+
+
+@pytest.fixture(scope="session")
+def toy_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project whose stages are toys."""
+    project = tmp_path_factory.mktemp("project")
+    for package in ("dags", "schemas"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(PROJECT / package, project / package, ignore=ignore)
+    shutil.copy(PROJECT / "pipeline.toml", project)
+    for module in STAGES:
+        file = project / (module.replace(".", "/") + ".py")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(TOY_STAGE)
+    return project
+
+
+class Worker:
+    """The Airflow process: runs the DAG on request and tells what became of its tasks."""
+
+    def __init__(self, home: Path, project: Path, root: Path) -> None:
+        self.root = root
+        self.process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("airflow_worker.py")],
+            cwd=project,
+            env=airflow_environment(home, project, root) | {"PYTHONPATH": str(project)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self, logical_date: str | None, conf: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        request = json.dumps({"logical_date": logical_date, "conf": conf})
+        self.process.stdin.write(request + "\n")
+        self.process.stdin.flush()
+
+    def result(self) -> dict[str, Any]:
+        """State of the run, and per task its state and number of tries; the log beside them."""
+        assert self.process.stdout is not None
+        log = []
+        for line in self.process.stdout:
+            if line.startswith("RESULT "):
+                return {"log": "".join(log), **json.loads(line.removeprefix("RESULT "))}
+            log.append(line)
+        raise AssertionError("the worker ended: " + "".join(log[-40:]))
+
+    def ran(self) -> list[dict[str, Any]]:
+        """What the toy stages noted, in order."""
+        ran = self.root / "ran"
+        return [json.loads(line) for line in ran.read_text().splitlines()] if ran.exists() else []
+
+
+@pytest.fixture(scope="session")
+def session_worker(toy_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    home, root = tmp_path_factory.mktemp("airflow"), tmp_path_factory.mktemp("root")
+    worker = Worker(home, toy_project, root)
+    worker.result()
+    yield worker
+    worker.process.kill()
+    worker.process.communicate()
+
+
+@pytest.fixture
+def worker(session_worker: Worker) -> Worker:
+    """The worker with an empty root: no toy misbehaves, none has run."""
+    for file in session_worker.root.iterdir():
+        file.unlink()
+    return session_worker
+
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run_night(worker: Worker) -> Run:
+    """Runs one night; toys are Python programs by stage, `conf` the run's parameters."""
+
+    def run_night(
+        logical_date: str | None = "2017-10-30", toys: dict[str, str] | None = None, **conf: Any
+    ) -> dict[str, Any]:
+        for stage, program in (toys or {}).items():
+            (worker.root / f"{stage}.py").write_text(program)
+        worker.start(logical_date, conf)
+        return worker.result()
+
+    return run_night
