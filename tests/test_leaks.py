@@ -1,4 +1,4 @@
-"""Nothing of validation or holdout may reach catalogue, graph or soft targets (design: leak test)."""
+"""Leak test: nothing of validation or holdout may reach catalogue, graph or soft targets."""
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
