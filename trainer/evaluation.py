@@ -54,6 +54,16 @@ class Contender:
         return self.scorer.score(own)[:, self.new_index]
 
 
+@dataclass(frozen=True)
+class Scored:
+    """One model's card on one holdout; `digest` is empty for a baseline."""
+
+    model: str
+    digest: str
+    holdout: Holdout
+    card: Card
+
+
 def contender(name: str, weights_sha256: str, model: Scorer, item_ids: list[str]) -> Contender:
     """A model prepared for tonight's catalogue.
 
@@ -68,7 +78,7 @@ def contender(name: str, weights_sha256: str, model: Scorer, item_ids: list[str]
 
 def evaluate(
     sequences: pa.Table, num_items: int, contenders: list[Contender], settings: Settings
-) -> list[tuple[str, str, Holdout, Card]]:
+) -> list[Scored]:
     """Scores contenders and baselines, with and without what users have already.
 
     Args:
@@ -78,14 +88,16 @@ def evaluate(
         settings: The evaluation section.
 
     Returns:
-        Name, digest of the weights (empty for a baseline), holdout and card of each.
+        A card of every model on each holdout; buy-again has none in discovery.
 
     Raises:
         DataError: No user has anything to find, or a score is not finite.
     """
     cards = []
-    for exclude_seen in (False, True):
-        holdout = holdout_of(sequences, num_items, exclude_seen=exclude_seen)
+    holdouts = [holdout_of(sequences, num_items, exclude_seen=seen) for seen in (False, True)]
+    baselines = {name: make(holdouts[0].counts) for name, make in BASELINES.items()}
+    for holdout in holdouts:
+        exclude_seen = holdout.exclude_seen
         if not len(holdout) and exclude_seen == settings.evaluation.exclude_seen:
             raise DataError(
                 f"no user with {'a new' if exclude_seen else 'an'} item in the holdout",
@@ -93,45 +105,43 @@ def evaluate(
                 "split.holdout_days and events.history_days in the settings, or the events",
             )
         if len(holdout):
-            for name, digest, score, is_model in _scored(holdout, contenders):
+            for name, digest, score, is_model in _scored(holdout, contenders, baselines):
                 size = settings.evaluation.batch_size
                 card = score_holdout(holdout, score, size, is_probabilistic=is_model)
-                cards.append((name, digest, holdout, card))
+                cards.append(Scored(name, digest, holdout, card))
     return cards
 
 
 def _scored(
-    holdout: Holdout, contenders: list[Contender]
+    holdout: Holdout, contenders: list[Contender], baselines: dict[str, ScoreUsers]
 ) -> Iterator[tuple[str, str, ScoreUsers, bool]]:
     for one in contenders:
         yield one.name, one.weights_sha256, _on(holdout, one), True
-    for name, baseline in BASELINES.items():
+    for name, score in baselines.items():
         if not (holdout.exclude_seen and name == "buy_again"):  # it has nothing to say there
-            yield name, "", baseline(holdout.counts), False
+            yield name, "", score, False
 
 
 def _on(holdout: Holdout, one: Contender) -> ScoreUsers:
     return lambda users: one.score(holdout.histories, users)
 
 
-def scorecard_rows(
-    cards: list[tuple[str, str, Holdout, Card]], holdout_digest: str
-) -> list[dict[str, Any]]:
+def scorecard_rows(cards: list[Scored], holdout_digest: str) -> list[dict[str, Any]]:
     """The scorecards table of what was scored."""
     rows = []
-    for model, digest, holdout, card in cards:
-        nobody = np.empty(0)
-        per_user = [(name, v.mean(), v) for name, v in card.user_values.items()]
-        catalogue = [(name, value, nobody) for name, value in card.values.items()]
+    nobody = np.empty(0)
+    for scored in cards:
+        per_user = [(name, v.mean(), v) for name, v in scored.card.user_values.items()]
+        catalogue = [(name, value, nobody) for name, value in scored.card.values.items()]
         for metric, value, user_values in per_user + catalogue:
             rows.append(
                 {
-                    "model": model,
-                    "model_digest": digest,
-                    "exclude_seen": holdout.exclude_seen,
+                    "model": scored.model,
+                    "model_digest": scored.digest,
+                    "exclude_seen": scored.holdout.exclude_seen,
                     "metric": metric,
                     "value": float(value),
-                    "num_users": len(holdout),
+                    "num_users": len(scored.holdout),
                     "holdout_digest": holdout_digest,
                     "user_values": user_values.astype(np.float32),
                 }
@@ -139,17 +149,17 @@ def scorecard_rows(
     return rows
 
 
-def table_lines(cards: list[tuple[str, str, Holdout, Card]]) -> Iterator[str]:
+def table_lines(cards: list[Scored]) -> Iterator[str]:
     """What was scored, for people: one line per model, both holdouts side by side."""
-    shown = {(c[0], c[2].exclude_seen): c for c in cards}
+    shown = {(c.model, c.holdout.exclude_seen): c.card.user_values for c in cards}
     heads = [f"{metric} {part}" for part in ("all", "new") for metric in PRINTED]
     yield f"{'':12}" + "".join(f"{head:>15}" for head in heads)
-    for model in dict.fromkeys(c[0] for c in cards):
+    for model in dict.fromkeys(c.model for c in cards):
         cells = ""
         for exclude_seen in (False, True):
-            card = shown.get((model, exclude_seen))
+            values = shown.get((model, exclude_seen))
             for metric in PRINTED:
-                cells += f"{card[3].user_values[metric].mean():15.4f}" if card else f"{'–':>15}"
+                cells += f"{values[metric].mean():15.4f}" if values else f"{'–':>15}"
         yield f"{model:12}{cells}"
 
 

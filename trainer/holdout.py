@@ -65,7 +65,7 @@ def holdout_of(sequences: pa.Table, num_items: int, *, exclude_seen: bool) -> Ho
         users, items = users[is_new], items[is_new]
     scored, first, rows = np.unique(users, return_index=True, return_inverse=True)
     shape = (len(scored), num_items + 1)
-    relevant = sparse.csr_matrix((np.ones(len(rows)), (rows, items)), shape=shape).sign()
+    relevant = sparse.csr_matrix((np.ones(len(rows)), (rows, items)), shape=shape)
     return Holdout(exclude_seen, num_items, before, counts, scored, relevant, items[first])
 
 

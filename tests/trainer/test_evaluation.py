@@ -145,16 +145,16 @@ def test_a_champion_with_another_catalogue_is_scored_by_item_id(
         [contender("champion", "", model, ITEM_IDS[::-1])],
         Settings(),
     )
-    for (name, _, _, one), (_, _, _, other) in zip(at_home, abroad, strict=True):
-        for metric, values in one.user_values.items():
-            np.testing.assert_allclose(values, other.user_values[metric], err_msg=name)
+    for one, other in zip(at_home, abroad, strict=True):
+        for metric, values in one.card.user_values.items():
+            np.testing.assert_allclose(values, other.card.user_values[metric], err_msg=one.model)
 
 
 def test_items_unknown_to_the_champion_are_never_found_by_it(items, sequences, publish_model):
     model = scorer.from_checkpoint(publish_model(items), items)
     renamed = ["new" if item_id == "item-6" else item_id for item_id in ITEM_IDS]
     cards = evaluate(sequences.read(), 8, [contender("champion", "", model, renamed)], Settings())
-    assert cards[0][3].user_values["recall@20"][1] == 0
+    assert cards[0].card.user_values["recall@20"][1] == 0
 
 
 def test_op11_a_score_that_is_not_a_number_is_an_error(

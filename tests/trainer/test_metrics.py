@@ -119,5 +119,5 @@ def test_confidence_that_comes_true_as_often_as_it_says_has_no_calibration_error
 
 def test_calibration_error_is_the_mean_gap_over_bins():
     confidences = np.array([0.9, 0.1, 0.9, 0.1])
-    is_right = np.array([0, 0, 1, 0])
-    assert calibration_error(confidences, is_right, num_bins=2) == pytest.approx((0.1 + 0.4) / 2)
+    is_right = np.array([0, 0, 1, 1])
+    assert calibration_error(confidences, is_right, num_bins=2) == pytest.approx(0.4)
