@@ -50,12 +50,18 @@ class Fitting:
         self.optimiser = _optimiser(self.backbone, self.settings)
         torch.manual_seed(self.settings.seed)
         self.progress = self.resume.restore(self.backbone, self.optimiser)
-        for number, metrics in enumerate(self.progress.epochs, start=1):
-            self.on_epoch(number, metrics)
+        if self.progress.epochs or self.progress.batch:
+            self._tell_where_it_resumes()
         while not self._is_finished():
             self._train_epoch()
             self._end_epoch()
         return self.progress
+
+    def _tell_where_it_resumes(self) -> None:
+        for number, metrics in enumerate(self.progress.epochs, start=1):
+            self.on_epoch(number, metrics)
+        done, total = self.progress.batch, self.windows.num_batches
+        print(f"resumed in epoch {self.progress.epoch} after step {done} of {total}", flush=True)
 
     def _is_finished(self) -> bool:
         done, best = len(self.progress.epochs), self.progress.best_epoch

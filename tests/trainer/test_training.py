@@ -1,0 +1,217 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+import torch
+
+from schemas.checkpoints import CHECKPOINTS, WEIGHTS_FILE
+from schemas.errors import DataError
+from schemas.items import ITEMS
+from schemas.partitions import find, get
+from schemas.sequences import SEQUENCES
+from schemas.settings import RegistrySettings, Settings, TrainingSettings
+from schemas.soft_targets import SOFT_TARGETS
+from trainer.checkpointing import load
+from trainer.training import epoch_line, inputs, main
+
+DS = date(2017, 10, 31)
+START = datetime(2017, 10, 1, tzinfo=UTC)
+NUM_ITEMS, NUM_USERS = 12, 60
+TINY = {"width": 8, "max_length": 5, "batch_size": 8, "num_threads": 1, "targets": "all"}
+
+
+def user_row(u):
+    """Goes through the items in order; the last two actions validate and are held out."""
+    num = 5 + u % 7
+    return {
+        "user_id": f"user{u:03d}",
+        "item_indices": [1 + (u + t) % NUM_ITEMS for t in range(num)],
+        "event_times": [START + timedelta(days=t) for t in range(num)],
+        "num_train": num - 2,
+        "num_validation": 1,
+        "num_holdout": 1,
+    }
+
+
+@pytest.fixture
+def tables(publish_rows):
+    """Tonight's inputs under `tmp_path`."""
+    indices = range(1, NUM_ITEMS + 1)
+    items = [
+        {"item_index": i, "item_id": f"i{i}", "support": 9, "first_seen": START, "last_seen": START}
+        for i in indices
+    ]
+    soft_targets = [
+        {
+            "kind": "item",
+            "seed_id": f"i{i}",
+            "item_indices": sorted({i, 1 + i % NUM_ITEMS}),
+            "masses": [0.5, 0.5],
+            "dropped_mass": 0.0,
+        }
+        for i in indices
+    ]
+    publish_rows(ITEMS, items)
+    publish_rows(SEQUENCES, [user_row(u) for u in range(NUM_USERS)])
+    publish_rows(SOFT_TARGETS, sorted(soft_targets, key=lambda r: r["seed_id"]))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One MLflow store for all tests here: making it takes MLflow seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def train(tables, make_night, store, tmp_path):
+    """Trains in this process with settings; returns the published partition."""
+
+    def train(fingerprint=tmp_path.name, **changes):
+        training = TrainingSettings(**TINY | {"epochs": 3} | changes)
+        settings = Settings(training=training, registry=RegistrySettings(tracking_uri=store))
+        night = make_night(settings, inputs=inputs(tmp_path, DS, settings))
+        main(replace(night, fingerprint=fingerprint))
+        return get(tmp_path, CHECKPOINTS, DS)
+
+    return train
+
+
+def test_a_checkpoint_tells_what_it_was_made_of(train, tmp_path):
+    partition = train(loss="decoupled", backbone="gru4rec")
+    (row,) = partition.read().to_pylist()
+    digests = {
+        f"{t.table}_digest": get(tmp_path, t, DS).manifest.content_digest
+        for t in (ITEMS, SEQUENCES, SOFT_TARGETS)
+    }
+    assert {name: row[name] for name in digests} == digests
+    assert (row["backbone"], row["loss"], row["num_items"]) == ("gru4rec", "decoupled", NUM_ITEMS)
+    assert row["trained_until"] == date(2017, 10, 9)
+    assert row["weights_sha256"] == partition.manifest.attachments[0]["sha256"]
+    assert json.loads(row["settings"])["epochs"] == 3
+
+
+def test_a_published_checkpoint_loads_and_scores_every_item(train):
+    backbone, settings = load(train())
+    scores = backbone.score_next(torch.tensor([[1, 2, 3]]), torch.tensor([3]))
+    assert torch.isfinite(scores[:, 1:]).all()
+    assert settings.epochs == 3
+
+
+def test_notes_hold_the_mlflow_run_and_every_epoch(train):
+    notes = train().manifest.notes
+    assert len(notes["mlflow_run_id"]) == 32
+    assert len(notes["epochs"]) == 3
+    assert notes["parameters"] > NUM_ITEMS * 8
+
+
+def test_the_best_epochs_validation_is_in_the_row(train):
+    partition = train()
+    (row,) = partition.read().to_pylist()
+    values = [e["validation_ndcg_10"] for e in partition.manifest.notes["epochs"]]
+    assert row["validation_ndcg_10"] == max(values) > 0
+    assert row["best_epoch"] == 1 + values.index(max(values))
+
+
+def test_op02_training_again_gives_the_same_digest_and_the_same_mlflow_run(train):
+    first, again = train("again"), train("again")
+    assert first.manifest.run != again.manifest.run
+    assert first.manifest.content_digest == again.manifest.content_digest
+    assert first.manifest.notes["mlflow_run_id"] == again.manifest.notes["mlflow_run_id"]
+
+
+def test_nothing_is_left_to_resume_after_publishing(train, tmp_path):
+    train()
+    assert not [p for p in (tmp_path / "resume").rglob("*") if p.is_file()]
+
+
+def test_soft_targets_do_not_move_cross_entropy(train, tmp_path, publish_rows):
+    before = train("before", loss="cross_entropy")
+    row = {"kind": "item", "seed_id": "i1", "item_indices": [2], "masses": [1.0], "dropped_mass": 0}
+    publish_rows(SOFT_TARGETS, [row])
+    after = train("after", loss="cross_entropy")
+    sha256 = [p.read().to_pylist()[0]["weights_sha256"] for p in (before, after)]
+    assert sha256[0] == sha256[1]
+
+
+def test_a_failed_training_leaves_the_checkpoint_published_before(train, tmp_path):
+    good = train("good")
+    with pytest.raises(DataError, match="a loss of nan"):
+        train("bad", learning_rate=1e30)
+    assert get(tmp_path, CHECKPOINTS, DS).manifest.run == good.manifest.run
+
+
+def test_items_of_another_night_are_an_error(train, publish_rows):
+    item = {"item_index": 1, "item_id": "i1", "support": 9}
+    publish_rows(ITEMS, [item | {"first_seen": START, "last_seen": START}])
+    with pytest.raises(DataError, match="item_index 12 in sequences"):
+        train()
+
+
+def test_an_epochs_line_leaves_validation_out_where_there_is_none():
+    metrics = {"train_loss": 4.0, "train_confidence": 3.0, "train_distribution": 5.0}
+    metrics |= {"validation_ndcg_10": 0.25, "seconds": 1.25}
+    assert epoch_line(2, metrics, has_validation=True) == (
+        "epoch 2: loss 4.0000 (confidence 3.0000, distribution 5.0000), "
+        "validation ndcg@10 0.2500, 1.2 s"
+    )
+    assert "validation" not in epoch_line(2, metrics, has_validation=False)
+
+
+def start_stage(root, store, **changes):
+    """The real program, in a process of its own."""
+    settings = TINY | {"epochs": 25, "patience": 25} | changes
+    environment = {f"PENUMBRA_TRAINING__{k.upper()}": str(v) for k, v in settings.items()}
+    environment |= {
+        "PENUMBRA_REGISTRY__TRACKING_URI": store,
+        "PENUMBRA_REGISTRY__EXPERIMENT": root.name,
+    }
+    command = [sys.executable, "-m", "trainer.training", "--ds", str(DS), "--root", str(root)]
+    return subprocess.Popen(
+        command,
+        cwd=root,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kill_after(process, epoch):
+    for line in process.stdout:
+        if line.startswith(f"epoch {epoch}:"):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def finish(process):
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return output
+
+
+@pytest.fixture
+def roots(tables, tmp_path):
+    for name in ("whole", "killed"):
+        shutil.copytree(tmp_path / "tables", tmp_path / name / "tables")
+    return tmp_path / "whole", tmp_path / "killed"
+
+
+def test_op01_a_killed_training_resumes_and_publishes_what_an_uninterrupted_one_does(roots, store):
+    whole, killed = roots
+    uninterrupted = start_stage(whole, store)
+    kill_after(start_stage(killed, store), epoch=5)
+    assert find(killed, CHECKPOINTS, DS) is None
+    assert "resumed in epoch" in finish(start_stage(killed, store))
+    finish(uninterrupted)
+    expected, found = (get(root, CHECKPOINTS, DS) for root in roots)
+    assert found.manifest.content_digest == expected.manifest.content_digest
+    weights = [p.attachment(WEIGHTS_FILE).read_bytes() for p in (expected, found)]
+    assert weights[0] == weights[1]
