@@ -13,6 +13,7 @@ with its parent.
 """
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Collection
@@ -105,7 +106,7 @@ class StageOperator(BaseOperator):
         changed = overrides(params, self.settings)
         environment = os.environ | changed | {PARENT_VARIABLE: str(os.getpid())}
         self.log.info("%s started: %s", self.task_id, _as_typed(changed, command))
-        output = _Output(f"{self.module}: ")
+        output = _Output(self.module)
         self._group = ProcessGroup(command, self.folder, environment)
         try:
             exit_code = self._group.run(lambda line: self.log.info("%s", output.keep(line)))
@@ -125,15 +126,16 @@ class StageOperator(BaseOperator):
 
 
 class _Output:
-    """What a stage said last, and its error line: a JVM may well speak after it."""
+    """What a stage said last, and the line that explains its error: a JVM may speak after it."""
 
-    def __init__(self, prefix: str) -> None:
-        self.prefix, self.last, self.error = prefix, "", ""
+    def __init__(self, module: str) -> None:
+        self.explained = re.compile(rf"{re.escape(module)}: (\w+Error: .*)")
+        self.last, self.error = "", ""
 
     def keep(self, line: str) -> str:
         self.last = line or self.last
-        if line.startswith(self.prefix):
-            self.error = line.removeprefix(self.prefix)
+        if match := self.explained.match(line):
+            self.error = match[1]
         return line
 
 

@@ -1,0 +1,50 @@
+# Everything runs in .venv, made once from requirements.lock. Another interpreter to make it with:
+# make install PYTHON=/path/to/python3.11
+
+PYTHON ?= python3.11
+ROOT ?= var
+SETTINGS ?= pipeline.toml
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo night ui test check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv from requirements.lock, and get Java where there is none
+
+demo: $(INSTALLED) ## two nights on real purchases through Airflow, in minutes; again: nothing changes
+	@$(BIN)/python -m demo.run --root $(ROOT)
+
+night: $(INSTALLED) ## one night on your own events: make night DS=2017-10-31 [ROOT=var] [SETTINGS=pipeline.toml]
+	@test -n "$(DS)" || { echo "found no DS; expected a date; fix: make night DS=2017-10-31" >&2; exit 64; }
+	@$(BIN)/python -m demo.run --nights $(DS) --root $(ROOT) --settings $(SETTINGS)
+
+ui: $(INSTALLED) ## Airflow and MLflow on 127.0.0.1 over the same ROOT; Ctrl-C stops both
+	@$(BIN)/python -m demo.ui --root $(ROOT)
+
+test: check ## everything: check, then all tests
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## ruff, mypy, and whether the generated documents are up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m schemas.reference --check
+
+clean: ## remove the demo's var, .venv and all caches
+	rm -rf var $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis spark-warehouse
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last: an installation that broke off starts anew.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "found no Python 3.11 as $(PYTHON); expected one; fix: install it, or PYTHON=..." >&2; exit 69; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/python -m jobs.java --install
+	@touch $@

@@ -1,0 +1,172 @@
+"""Report: what nights have published, read from manifests and tables, for people."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from demo.load_events import CATALOGUE_FILE
+from schemas.interactions import INTERACTIONS
+from schemas.items import ITEMS
+from schemas.partitions import Manifest, find, get
+from schemas.promotions import PROMOTIONS
+from schemas.recommendations import RECOMMENDATIONS
+from schemas.reference import CHAIN
+from schemas.scorecards import SCORECARDS
+from schemas.sequences import SEQUENCES
+
+MODELS = ("candidate", "champion", "popularity", "item_knn", "buy_again")
+METRICS = ("recall@10", "ndcg@10")
+ORDINARY_HISTORY = 100
+"""Purchases of the household that is shown: the one nearest to this many."""
+SHOWN = 10
+
+Digests = dict[tuple[str, str], str]
+
+
+def digests(root: Path, nights: Sequence[date]) -> Digests:
+    """Content digest of every published table of the nights, by table and date."""
+    return {(m.table, m.ds): m.content_digest for ds in nights for m in _manifests(root, ds)}
+
+
+def show_night(root: Path, ds: date, console: Console) -> None:
+    """Prints a night's tables, its quarantine, the models' quality and the gate's decision."""
+    console.print()
+    console.print(_rows_table(root, ds))
+    for line in (_quarantine_line(root, ds),):
+        console.print(line, highlight=False)
+    console.print(_quality_table(root, ds))
+    for line in _decision_lines(root, ds):
+        console.print(line, highlight=False)
+
+
+def show_household(root: Path, ds: date, console: Console) -> None:
+    """Prints one household's purchases beside its recommendations, by product name."""
+    names = _names(root)
+    user_id, history = _ordinary_history(root, ds)
+    table = Table(
+        title=f"Household {user_id} on {ds}: {len(history)} purchases", title_justify="left"
+    )
+    table.add_column("bought most often")
+    table.add_column(f"recommended by model version {_champion(root, ds)}")
+    counts: dict[str, int] = {}
+    for item in history:
+        counts[item] = counts.get(item, 0) + 1
+    latest = {item: n for n, item in enumerate(history)}
+    often = sorted(counts, key=lambda item: (-counts[item], -latest[item]))
+    bought = [f"{counts[item]} × {names.get(item, item)}" for item in often[:SHOWN]]
+    recommendations = get(root, RECOMMENDATIONS, ds).read()
+    mine = recommendations.filter(pc.equal(recommendations["user_id"], user_id)).to_pylist()
+    advised = [
+        f"{r['rank']}. {names.get(r['item_id'], r['item_id'])}"
+        + (" (bought before)" if r["item_id"] in counts else "")
+        for r in mine[:SHOWN]
+    ]
+    for n in range(max(len(bought), len(advised))):
+        table.add_row("".join(bought[n : n + 1]), "".join(advised[n : n + 1]))
+    console.print()
+    console.print(table)
+
+
+def _manifests(root: Path, ds: date) -> Iterator[Manifest]:
+    for contract in CHAIN:
+        partition = find(root, contract, ds)
+        if partition is not None:
+            yield partition.manifest
+
+
+def _rows_table(root: Path, ds: date) -> Table:
+    table = Table(title=f"Night {ds}", title_justify="left")
+    table.add_column("table")
+    for name in ("rows", "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("digest")
+    for m in _manifests(root, ds):
+        table.add_row(m.table, f"{m.rows:,}", f"{m.seconds:.1f}", m.content_digest[:12])
+    return table
+
+
+def _quarantine_line(root: Path, ds: date) -> str:
+    notes = get(root, INTERACTIONS, ds).manifest.notes
+    rows = notes["events"] - notes["quarantine"] - notes["duplicates"]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in notes["reasons"].items())
+    return (
+        f"{notes['events']:,} events = {rows:,} interactions + {notes['duplicates']:,} duplicates "
+        f"+ {notes['quarantine']:,} in quarantine" + (f" ({reasons})" if reasons else "")
+    )
+
+
+def _quality_table(root: Path, ds: date) -> Table:
+    cards = {
+        (card["model"], card["exclude_seen"], card["metric"]): card
+        for card in get(root, SCORECARDS, ds)
+        .read(["model", "exclude_seen", "metric", "value", "num_users"])
+        .to_pylist()
+    }
+    users = {seen: _num_users(cards, seen) for seen in (True, False)}
+    table = Table(title="On the same holdout, whole catalogue ranked", title_justify="left")
+    table.add_column("model")
+    headings = (("new to the user", True), ("all products", False))
+    for heading, new_only in headings:
+        for metric in METRICS:
+            heading_lines = f"{heading}\n{users[new_only]:,} users\n{metric}"
+            table.add_column(heading_lines, justify="right")
+    for model in MODELS:
+        values = [cards.get((model, new_only, m)) for _, new_only in headings for m in METRICS]
+        if any(values):
+            table.add_row(model, *(f"{card['value']:.4f}" if card else "–" for card in values))
+    return table
+
+
+def _num_users(cards: Mapping[tuple[str, bool, str], dict], exclude_seen: bool) -> int:
+    return max((c["num_users"] for k, c in cards.items() if k[1] == exclude_seen), default=0)
+
+
+def _decision_lines(root: Path, ds: date) -> Iterator[str]:
+    decisions = get(root, PROMOTIONS, ds).read().to_pylist()
+    last = decisions[-1]
+    before = last["champion_version"]
+    yield (
+        f"Gate: [bold]{last['outcome']}[/] version {last['candidate_version']}"
+        f" ({'champion was version ' + str(before) if before else 'there was no champion'})"
+    )
+    for rule in json.loads(last["rules"]):
+        yield f"  {'passed' if rule['passed'] else 'failed'}  " + ", ".join(
+            f"{name} {_number(rule[name])}" for name in ("rule", "value", "limit")
+        )
+    yield f"  because {last['reason']}"
+    yield f"Champion: version {_champion(root, ds)}"
+
+
+def _number(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _champion(root: Path, ds: date) -> int:
+    """Version of the model that made a night's recommendations."""
+    versions = get(root, RECOMMENDATIONS, ds).read(["model_version"])["model_version"]
+    return versions[0].as_py()
+
+
+def _ordinary_history(root: Path, ds: date) -> tuple[str, list[str]]:
+    """A user with about `ORDINARY_HISTORY` actions, and its items, oldest first."""
+    item_ids = get(root, ITEMS, ds).read(["item_id"])["item_id"].to_pylist()
+    sequences = get(root, SEQUENCES, ds).read(["user_id", "item_indices"])
+    lengths = pc.list_value_length(sequences["item_indices"]).to_pylist()
+    row = min(range(len(lengths)), key=lambda n: abs(lengths[n] - ORDINARY_HISTORY))
+    chosen = sequences.slice(row, 1).to_pylist()[0]
+    return chosen["user_id"], [item_ids[index - 1] for index in chosen["item_indices"]]
+
+
+def _names(root: Path) -> dict[str, str]:
+    """Product names by item, empty where there is no catalogue."""
+    path = root / CATALOGUE_FILE
+    if not path.is_file():
+        return {}
+    table = pq.read_table(path, columns=["item_id", "name"])
+    return dict(zip(table["item_id"].to_pylist(), table["name"].to_pylist(), strict=True))

@@ -1,0 +1,109 @@
+"""Run: two nights on real grocery purchases through Airflow, and what came of them.
+
+    make demo          loads the events, runs the nights of 2017-10-30 and 2017-10-31, reports
+    make night DS=2017-10-31 [ROOT=var] [SETTINGS=pipeline.toml]
+                       runs one night on whatever events are under ROOT
+
+Under `var/` are then: `events/` and `catalogue/` (made here), `tables/`, the model registry,
+`logs/` and an Airflow of its own in `airflow/`. Running it again changes nothing and says so.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from rich.console import Console
+
+from demo.airflow_home import PROJECT, environment
+from demo.load_events import NIGHTS, SETTINGS_FILE, load_events
+from demo.nights import Result, run_nights
+from demo.report import digests, show_household, show_night
+from schemas.errors import PenumbraError
+from schemas.settings import load
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs what the command line asks for; 1 where a night fails."""
+    options = _parse(arguments)
+    console = Console()
+    try:
+        return _run(options, console)
+    except PenumbraError as error:
+        print(f"demo.run: {type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m demo.run", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--nights",
+        nargs="+",
+        type=date.fromisoformat,
+        metavar="YYYY-MM-DD",
+        help="run these on the events under the root, instead of the demo's",
+    )
+    parser.add_argument("--root", type=Path, default=Path("var"), help="folder of all tables (var)")
+    parser.add_argument("--settings", type=Path, help="a TOML file (demo/pipeline.toml)")
+    parser.add_argument("--force", action="store_true", help="work even where nothing changed")
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace, console: Console) -> int:
+    started, root = time.monotonic(), options.root.resolve()
+    default = PROJECT / "pipeline.toml" if options.nights else SETTINGS_FILE
+    settings_file = (options.settings or default).resolve()
+    settings = load(settings_file)
+    nights = sorted(options.nights or NIGHTS)
+    if not options.nights:
+        loaded = load_events(root, settings, nights)
+        console.print(
+            f"Events: {loaded.num_events:,} of {loaded.num_days} days, "
+            f"{loaded.num_files_written} files written under {options.root}",
+            highlight=False,
+        )
+    before = digests(root, nights)
+    conf = {"force": True} if options.force else {}
+    results = run_nights(nights, root, environment(root, settings_file), conf, console)
+    if not _all_succeeded(results, nights, console):
+        return 1
+    done = [result.ds for result in results if not result.skipped]
+    for ds in done:
+        show_night(root, ds, console)
+    if done:
+        show_household(root, done[-1], console)
+    minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    console.print(f"\n{_summary(before, digests(root, done), done)} {minutes} min {seconds} s.")
+    return 0
+
+
+def _all_succeeded(results: Sequence[Result], nights: Sequence[date], console: Console) -> bool:
+    for result in results:
+        if result.skipped:
+            console.print(f"Night {result.ds} skipped: {result.skipped}", highlight=False)
+        if result.state != "success":
+            for stage, error in result.errors.items():
+                console.print(f"\n[red]{stage} of {result.ds} failed:[/]", highlight=False)
+                console.print(error, highlight=False, markup=False, soft_wrap=True)
+            console.print(f"Everything it said: {result.log}", highlight=False, soft_wrap=True)
+            return False
+    if len(results) < len(nights):
+        console.print("[red]Airflow did not start[/]; see logs/airflow-start.log under the root")
+        return False
+    return True
+
+
+def _summary(before: dict, after: dict, nights: Sequence[date]) -> str:
+    counted = f"{len(nights)} night{'s' if len(nights) != 1 else ''}, {len(after)} tables"
+    if before and before == after:
+        return f"Nothing changed: {counted}, same digests."
+    changed = sum(before.get(key) != digest for key, digest in after.items())
+    return f"Done: {counted}, {changed} of them new or changed."
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,165 @@
+"""UI: Airflow and MLflow on loopback over the same root, until Ctrl-C.
+
+    make ui [ROOT=var]
+
+Airflow is `airflow standalone`: scheduler, web interface and all. The DAG is paused, so that no
+night starts by itself; unpause it to trigger one from the form, and give the day as `ds`.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console
+
+from demo.airflow_home import PASSWORDS_FILE, PROJECT, environment
+from demo.load_events import SETTINGS_FILE
+from schemas.errors import PenumbraError
+from schemas.settings import Settings, load
+
+LOOPBACK = "127.0.0.1"
+START_SECONDS = 180.0
+STOP_SECONDS = 20.0
+POLL_SECONDS = 0.5
+
+
+class Server:
+    """One server in a process group of its own, its output in a log."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path
+    ) -> None:
+        self.name, self.log = name, log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                command,
+                cwd=PROJECT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def has_ended(self) -> bool:
+        """Whether the server is no more."""
+        return self.process.poll() is not None
+
+    def stop(self) -> None:
+        """Ends the server as Ctrl-C would, and kills what is left of it after a while."""
+        self._signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_SECONDS)
+        self._signal(signal.SIGKILL)
+        self.process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serves until Ctrl-C; 1 where a server does not start or ends by itself."""
+    options = _parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    servers: list[Server] = []
+    try:
+        root, settings_file = options.root.resolve(), options.settings.resolve()
+        settings = load(settings_file)
+        home = environment(root, settings_file, options.airflow_port)
+        # `standalone` starts its parts as `airflow ...`.
+        home["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), home.get("PATH", "")])
+        addresses = _start(servers, root, settings, home, options)
+        return _serve(servers, addresses, root)
+    except PenumbraError as error:
+        print(f"demo.ui: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m demo.ui")
+    parser.add_argument("--root", type=Path, default=Path("var"), help="folder of all tables (var)")
+    parser.add_argument("--settings", type=Path, default=SETTINGS_FILE)
+    parser.add_argument("--airflow-port", type=int, default=8080)
+    parser.add_argument("--mlflow-port", type=int, default=5000)
+    return parser.parse_args(arguments)
+
+
+def _start(
+    servers: list[Server],
+    root: Path,
+    settings: Settings,
+    home: Mapping[str, str],
+    options: argparse.Namespace,
+) -> dict[str, str]:
+    """Starts the servers; returns the addresses that tell when each is ready, by name."""
+    # The pool of the gate, before the scheduler looks for it.
+    script = "from dags.embedded import prepare; prepare()"
+    standalone = f"{script}; import os; os.execlp('airflow', 'airflow', 'standalone')"
+    logs = root / "logs"
+    command = [sys.executable, "-c", standalone]
+    servers.append(Server("Airflow", command, home, logs / "airflow-ui.log"))
+    addresses = {"Airflow": f"http://{LOOPBACK}:{options.airflow_port}/api/v2/monitor/health"}
+    if settings.registry.tracking_uri:
+        return addresses
+    (root / "mlflow").mkdir(parents=True, exist_ok=True)
+    store = f"sqlite:///{root / 'mlflow' / 'mlflow.db'}"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
+    command += ["--host", LOOPBACK, "--port", str(options.mlflow_port), "--workers", "1"]
+    command += ["--default-artifact-root", str(root / "mlflow" / "artifacts")]
+    servers.append(Server("MLflow", command, home, logs / "mlflow-ui.log"))
+    addresses["MLflow"] = f"http://{LOOPBACK}:{options.mlflow_port}/health"
+    return addresses
+
+
+def _serve(servers: Sequence[Server], addresses: Mapping[str, str], root: Path) -> int:
+    console = Console()
+    waiting = dict(addresses)
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        for server in servers:
+            if server.has_ended():
+                console.print(f"[red]{server.name} ended[/]; see {server.log}", highlight=False)
+                return 1
+            if server.name in waiting and _answers(waiting[server.name]):
+                _announce(server, waiting.pop(server.name), root, console)
+                if not waiting:
+                    console.print("Ctrl-C stops everything.")
+        if waiting and time.monotonic() > deadline:
+            console.print(f"[red]{', '.join(waiting)} did not start[/]; see {root / 'logs'}")
+            return 1
+        time.sleep(POLL_SECONDS)
+
+
+def _announce(server: Server, address: str, root: Path, console: Console) -> None:
+    base = "/".join(address.split("/")[:3])
+    console.print(f"{server.name:<8} {base}   log: {server.log}", highlight=False, soft_wrap=True)
+    if server.name == "Airflow":
+        where = root / "airflow" / PASSWORDS_FILE
+        console.print(f"         user admin, password in {where}", highlight=False, soft_wrap=True)
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=2) as answer:
+            return answer.status == 200
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
