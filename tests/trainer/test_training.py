@@ -18,6 +18,7 @@ from schemas.sequences import SEQUENCES
 from schemas.settings import RegistrySettings, Settings, TrainingSettings
 from schemas.soft_targets import SOFT_TARGETS
 from trainer.checkpointing import load
+from trainer.tracking import configure
 from trainer.training import epoch_line, inputs, main
 
 DS = date(2017, 10, 31)
@@ -65,7 +66,9 @@ def tables(publish_rows):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """One MLflow store for all tests here: making it takes MLflow seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    folder = tmp_path_factory.mktemp("store")
+    configure(folder, Settings())
+    return f"sqlite:///{folder / 'mlflow' / 'mlflow.db'}"
 
 
 @pytest.fixture
@@ -187,8 +190,8 @@ def kill_after(process, epoch):
         if line.startswith(f"epoch {epoch}:"):
             process.send_signal(signal.SIGKILL)
             break
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
 
 
 def finish(process):
@@ -206,11 +209,13 @@ def roots(tables, tmp_path):
 
 def test_op01_a_killed_training_resumes_and_publishes_what_an_uninterrupted_one_does(roots, store):
     whole, killed = roots
-    uninterrupted = start_stage(whole, store)
-    kill_after(start_stage(killed, store), epoch=5)
-    assert find(killed, CHECKPOINTS, DS) is None
-    assert "resumed in epoch" in finish(start_stage(killed, store))
-    finish(uninterrupted)
+    with start_stage(whole, store) as uninterrupted:
+        with start_stage(killed, store) as first:
+            kill_after(first, epoch=5)
+        assert find(killed, CHECKPOINTS, DS) is None
+        with start_stage(killed, store) as second:
+            assert "resumed in epoch" in finish(second)
+        finish(uninterrupted)
     expected, found = (get(root, CHECKPOINTS, DS) for root in roots)
     assert found.manifest.content_digest == expected.manifest.content_digest
     weights = [p.attachment(WEIGHTS_FILE).read_bytes() for p in (expected, found)]
