@@ -24,6 +24,7 @@ with warnings.catch_warnings():
     from mlflow.types.schema import Array
 
 from schemas.contract import PADDING_INDEX
+from schemas.errors import UsageError
 from trainer.histories import from_lists
 from trainer.scorer import Scorer, from_folder
 
@@ -78,10 +79,15 @@ def recommend(scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         `item_id`, `score` and `is_fallback`, in the order and with the index of `rows`.
+
+    Raises:
+        UsageError: A `k` below 1.
     """
     known = [scorer.indices_of(list(history)) for history in rows["history"]]
     histories = from_lists([indices[indices != PADDING_INDEX] for indices in known])
     k_B = _column(rows, "k", DEFAULT_K).astype(int)
+    if (k_B < 1).any():
+        raise UsageError(f"k = {k_B.min()}", "k ≥ 1", "the input's column k")
     exclude_seen_B = _column(rows, "exclude_seen", DEFAULT_EXCLUDE_SEEN).astype(bool)
     item_ids: list[list[str]] = [[] for _ in known]
     scores: list[list[float]] = [[] for _ in known]

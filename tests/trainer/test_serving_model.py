@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from schemas.errors import UsageError
 from trainer import scorer, serving_model
 
 ITEM_IDS = [f"item-{n}" for n in range(12)]
@@ -45,6 +46,11 @@ def test_k_and_exclude_seen_hold_row_by_row(model):
     rows = recommend(model, history=[seen, seen], k=[5, 4], exclude_seen=[True, False])
     assert set(rows["item_id"][0]) == set(ITEM_IDS[9:])
     assert len(rows["item_id"][1]) == 4
+
+
+def test_a_k_below_one_is_refused(model):
+    with pytest.raises(UsageError, match="k = 0; expected k ≥ 1"):
+        recommend(model, history=[["item-1"], ["item-2"]], k=[3, 0])
 
 
 def test_a_history_does_not_change_with_its_neighbours(model):
