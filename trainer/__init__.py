@@ -1,1 +1,7 @@
 """The torch stages: soft targets to recommendations. torch and mlflow are imported only here."""
+
+import os
+
+# Waiting torch threads sleep instead of spinning: a night shares its cores with Airflow and Spark,
+# and spinning then doubles the processor time of a step. Read once, when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
