@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from schemas.errors import MissingInputError, PenumbraError
+from schemas.errors import MissingProgramError, PenumbraError
 
 SUPPORTED = (17, 21)
 USER_JAVA = Path.home() / ".cache" / "penumbra" / "java"
@@ -27,7 +27,7 @@ def find_java_home() -> Path:
     """The home of a supported Java that has the module Spark needs.
 
     Raises:
-        MissingInputError: There is none; says what was looked at and what to install.
+        MissingProgramError: There is none; says what was looked at and what to install.
     """
     seen = []
     for home in _candidates():
@@ -36,7 +36,7 @@ def find_java_home() -> Path:
             return home
         seen.append(f"{home} ({problem})")
     found = "no usable Java" + (": " + ", ".join(seen) if seen else "")
-    raise MissingInputError(found, "Java 17 or 21 with the module jdk.incubator.vector", ADVICE)
+    raise MissingProgramError(found, "Java 17 or 21 with the module jdk.incubator.vector", ADVICE)
 
 
 def _candidates() -> Iterator[Path]:
@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> int:
     try:
         try:
             print(find_java_home())
-        except MissingInputError:
+        except MissingProgramError:
             if "--install" not in arguments:
                 raise
             install()

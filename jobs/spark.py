@@ -33,7 +33,7 @@ def session(name: str, settings: SparkSettings) -> SparkSession:
     """A Spark session as configured under `[spark]`, in UTC.
 
     Raises:
-        MissingInputError: There is no Java 17 or 21.
+        MissingProgramError: There is no Java 17 or 21.
     """
     os.environ["JAVA_HOME"] = str(find_java_home())
     os.environ["PYSPARK_PYTHON"] = sys.executable

@@ -47,6 +47,12 @@ class MissingInputError(PenumbraError):
     exit_code = 66
 
 
+class MissingProgramError(PenumbraError):
+    """The host lacks a program that the stage needs, such as Java."""
+
+    exit_code = 69
+
+
 class StaleWriterError(PenumbraError):
     """A newer run of the same stage has already published this partition."""
 
