@@ -38,8 +38,7 @@ def show_night(root: Path, ds: date, console: Console) -> None:
     """Prints a night's tables, its quarantine, the models' quality and the gate's decision."""
     console.print()
     console.print(_rows_table(root, ds))
-    for line in (_quarantine_line(root, ds),):
-        console.print(line, highlight=False)
+    console.print(_quarantine_line(root, ds), highlight=False)
     console.print(_quality_table(root, ds))
     for line in _decision_lines(root, ds):
         console.print(line, highlight=False)
@@ -136,15 +135,10 @@ def _decision_lines(root: Path, ds: date) -> Iterator[str]:
         f" ({'champion was version ' + str(before) if before else 'there was no champion'})"
     )
     for rule in json.loads(last["rules"]):
-        yield f"  {'passed' if rule['passed'] else 'failed'}  " + ", ".join(
-            f"{name} {_number(rule[name])}" for name in ("rule", "value", "limit")
-        )
+        mark = "passed" if rule["passed"] else "failed"
+        yield f"  {mark}  {rule['rule']}: {rule['about']}"
     yield f"  because {last['reason']}"
     yield f"Champion: version {_champion(root, ds)}"
-
-
-def _number(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _champion(root: Path, ds: date) -> int:

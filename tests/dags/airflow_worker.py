@@ -1,13 +1,13 @@
 """Program behind the fixture `worker`: runs the DAG for every request line on stdin."""
 
-import copy
+import importlib
 import json
 import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from dags import nightly_retraining
 from dags.embedded import prepare
-from dags.nightly_retraining import dag
 
 
 def answer(**result: Any) -> None:
@@ -15,15 +15,14 @@ def answer(**result: Any) -> None:
 
 
 prepare()
-params = copy.deepcopy(dag.params)
 answer(ready=True)
 for line in sys.stdin:
     request = json.loads(line)
     logical_date = request["logical_date"]
     if logical_date is not None:
         logical_date = datetime.fromisoformat(logical_date).replace(tzinfo=UTC)
-    # Inside one process, Airflow writes a run's values into the DAG's own params.
-    dag.params = copy.deepcopy(params)
+    # Inside one process, Airflow writes a run's values into the params of DAG and tasks.
+    dag = importlib.reload(nightly_retraining).dag
     run = dag.test(logical_date=logical_date, run_conf=request["conf"])
     tasks = {t.task_id: t for t in run.get_task_instances()}
     answer(

@@ -82,21 +82,19 @@ def test_op16_a_run_without_a_logical_date_takes_the_parameter(run_night, worker
     assert {note["arguments"][1] for note in worker.ran()} == {"2017-10-29"}
 
 
-def test_settings_changed_in_the_form_reach_the_stages_and_others_do_not(run_night, worker):
+def test_force_and_changed_settings_of_the_form_reach_the_stages_and_others_do_not(
+    run_night, worker
+):
     conf = {"training.epochs": 3, "spark.conf": {"spark.ui.port": "4050"}, "training.width": 64}
-    run_night("2017-10-30", **conf)
+    run_night("2017-10-30", force=True, **conf)
+    assert "--force" in worker.ran()[0]["arguments"]
     given = worker.ran()[0]["environment"]
     assert given["PENUMBRA_TRAINING__EPOCHS"] == "3"
     assert given["PENUMBRA_SPARK__CONF"] == '{"spark.ui.port" = "4050"}'
     assert "PENUMBRA_TRAINING__WIDTH" not in given
 
 
-def test_force_is_passed_on(run_night, worker):
-    run_night("2017-10-30", force=True)
-    assert "--force" in worker.ran()[0]["arguments"]
-
-
-@pytest.mark.parametrize("code", [64, 66, 78])
+@pytest.mark.parametrize("code", [64, 78])
 def test_op17_a_data_error_fails_on_the_first_try_with_the_stages_words(run_night, code):
     words = "trainer.recommendations: ContractError: found mud; expected gold; fix: the river"
     failing = f"print({words!r}, file=sys.stderr); print('JVM: bye'); sys.exit({code})"
@@ -107,10 +105,10 @@ def test_op17_a_data_error_fails_on_the_first_try_with_the_stages_words(run_nigh
     assert f"AirflowFailException: {message}" in result["log"]
 
 
-@pytest.mark.parametrize("what", ["sys.exit(1)", "sys.exit(63)", "sys.exit(79)", "os.abort()"])
+@pytest.mark.parametrize("what", ["sys.exit(1)", "os.abort()"])
 def test_op17_an_infrastructure_error_is_retried(run_night, what):
     result = run_night(toys={"recommendations": ONCE.format(what=what)})
-    assert "Marking task as UP_FOR_RETRY" in result["log"]
+    assert "state=up_for_retry" in result["log"]
     assert result["tries"]["recommendations"] == 2
     assert result["state"] == "success"
 

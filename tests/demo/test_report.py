@@ -35,7 +35,7 @@ DECISION = {
     "champion_version": 1,
     "outcome": "hold",
     "reason": "floor: 0.0012 is below 0.005",
-    "rules": json.dumps([{"rule": "floor", "value": 0.0012, "limit": 0.005, "passed": False}]),
+    "rules": json.dumps([{"rule": "floor", "passed": False, "about": "ndcg@10 is 0.0012"}]),
     "holdout_digest": "h",
     "scorecards_digest": "s",
 }
@@ -115,6 +115,7 @@ def test_models_stand_beside_the_baselines_and_what_was_not_scored_is_a_dash(roo
 def test_the_gates_decision_stands_there_with_its_reason_and_the_champion(root):
     screen = screen_of(show_night, root)
     assert "Gate: hold version 2 (champion was version 1)" in screen
+    assert "failed  floor: ndcg@10 is 0.0012" in screen
     assert "because floor: 0.0012 is below 0.005" in screen
     assert "Champion: version 1" in screen
 
