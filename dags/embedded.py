@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
+from schemas.command import die_with_parent
+
 
 def prepare() -> None:
     """Migrates the metadata database and makes the pool of the gate."""
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("nights", nargs="*", type=date.fromisoformat, metavar="YYYY-MM-DD")
     parser.add_argument("--conf", type=json.loads, default={}, help="parameters of the runs, JSON")
     options = parser.parse_args(arguments)
+    die_with_parent()
     prepare()
     for ds in options.nights:
         print(f"night {ds}: started", flush=True)

@@ -5,6 +5,7 @@ from the same lines: the operator's start, the stages' closing lines, the first 
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from demo.airflow_home import PROJECT
+from schemas.command import PARENT_VARIABLE
 
 AROUND = r"^\S+ \[\w+ *\] (.*?)(?: +\[airflow\.task[^]]*\] loc=\S+)?$"
 """Airflow's console format around what a task logs."""
@@ -78,7 +80,7 @@ def run_nights(
     airflow = subprocess.Popen(
         command,
         cwd=PROJECT,
-        env=environment,
+        env={**environment, PARENT_VARIABLE: str(os.getpid())},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -91,7 +93,8 @@ def run_nights(
             results = _follow(output, root / "logs", console)
         airflow.wait()
     finally:
-        airflow.terminate()
+        # Airflow takes SIGINT and SIGTERM for the end of a task, and would try it again.
+        airflow.kill()
         airflow.wait()
     for result in results[-1:]:
         if result.state == "running":

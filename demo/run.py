@@ -9,6 +9,7 @@ Under `var/` are then: `events/` and `catalogue/` (made here), `tables/`, the mo
 """
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -29,8 +30,12 @@ def main(arguments: Sequence[str]) -> int:
     """Runs what the command line asks for; 1 where a night fails."""
     options = _parse(arguments)
     console = Console()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _run(options, console)
+    except KeyboardInterrupt:
+        console.print("Interrupted; nothing unfinished is visible, run it again to go on.")
+        return 130
     except PenumbraError as error:
         print(f"demo.run: {type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code

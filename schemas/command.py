@@ -92,7 +92,7 @@ def run(stage: Stage, main: Callable[[Night], Any]) -> NoReturn:
     Exit code 0 when published or already up to date, 64-78 for usage and data errors with one
     line on stderr, 1 for anything else.
     """
-    _die_with_parent()
+    die_with_parent()
     try:
         _run(stage, main, _parse(stage))
     except PenumbraError as error:
@@ -155,8 +155,8 @@ def _date(text: str) -> date:
         raise UsageError(f"--ds {text}", "a date such as 2017-10-31", "the command line") from error
 
 
-def _die_with_parent() -> None:
-    """Asks the kernel to kill this process when the orchestrator's task process dies (Linux)."""
+def die_with_parent() -> None:
+    """Asks the kernel to kill this process when the one in `PARENT_VARIABLE` dies (Linux)."""
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is None or sys.platform != "linux":
         return
