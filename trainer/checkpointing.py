@@ -4,10 +4,12 @@ A run's resume state lies under `<root>/resume/training/ds=…/<fingerprint>/` u
 checkpoint is published. It is replaced atomically and read without executing anything in it.
 """
 
+import io
 import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from schemas.checkpoints import WEIGHTS_FILE
+from schemas.errors import DataError
 from schemas.partitions import Partition
 from schemas.settings import TrainingSettings
 from trainer.backbones import Backbone, build
@@ -101,14 +104,26 @@ class ResumeState:
         unfinished.replace(self.path)
 
     def restore(self, backbone: Backbone, optimiser: torch.optim.Optimizer) -> Progress:
-        """Puts weights, optimiser and torch's generator back; a new `Progress` without a state."""
+        """Puts weights, optimiser and torch's generator back; a new `Progress` without a state.
+
+        Raises:
+            DataError: The file is there and cannot be used; says what to do.
+        """
         if not self.path.exists():
             return Progress()
-        state: dict[str, Any] = torch.load(self.path, weights_only=True)
-        backbone.load_state_dict(state["weights"])
-        optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["generator"])
-        return Progress(**state["progress"])
+        file = io.BytesIO(self.path.read_bytes())
+        try:
+            state: dict[str, Any] = torch.load(file, weights_only=True)
+            backbone.load_state_dict(state["weights"])
+            optimiser.load_state_dict(state["optimiser"])
+            torch.set_rng_state(state["generator"])
+            return Progress(**state["progress"])
+        except (UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+            raise DataError(
+                f"{self.path}, which is not a resume state ({type(error).__name__})",
+                "what an interrupted run of the same inputs, settings and code left there",
+                "delete the file; training then starts from its first epoch",
+            ) from error
 
     def remove(self) -> None:
         """Forgets the run, when its checkpoint is published."""

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from schemas.checkpoints import CHECKPOINTS, WEIGHTS_FILE
+from schemas.errors import DataError
 from schemas.publishing import draft, new_token, publish
 from schemas.settings import TrainingSettings
 from trainer.backbones import build
@@ -106,9 +107,16 @@ def test_a_state_with_code_in_it_is_refused_and_nothing_runs(resume, tmp_path):
 
     resume.path.parent.mkdir(parents=True)
     torch.save({"weights": Evil()}, resume.path)
-    with pytest.raises(Exception, match="weights_only"):
+    with pytest.raises(DataError, match=r"state\.pt, which is not a resume state"):
         resume.restore(*trained_a_step(seed=1))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_damaged_state_says_what_to_do(resume):
+    resume.save(Progress(), *trained_a_step(seed=1))
+    resume.path.write_bytes(resume.path.read_bytes()[:-100])
+    with pytest.raises(DataError, match="delete the file"):
+        resume.restore(*trained_a_step(seed=1))
 
 
 def test_a_removed_state_leaves_no_file(resume, tmp_path):
