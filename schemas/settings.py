@@ -122,6 +122,8 @@ class TrainingSettings(Frozen):
     """Train on every next item, or only on those new to the user (discovery)."""
     target_days: float = Field(0.0, ge=0)
     """0: a target is the next item; else one drawn from the following days' (once a timestamp)."""
+    popularity_days: int = Field(28, ge=0)
+    """Item biases start from, and end at, the popularity of the last days; 0: of all history."""
     lambda1: float = Field(0.3, ge=0, le=1)
     """λ1: how far target confidence follows the soft target's own mass, c = λ1·q_y + 1 - λ1."""
     lambda2: float = Field(0.5, ge=0, le=1)

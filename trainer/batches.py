@@ -49,16 +49,38 @@ class Actions:
     times_P: np.ndarray
 
 
-def training_actions(sequences: pa.Table) -> Actions:
-    """The training positions of every row of the sequences table, in its order."""
+def training_actions(sequences: pa.Table, *, with_validation: bool = False) -> Actions:
+    """The training positions of every row of the sequences table, in its order.
+
+    Args:
+        sequences: Rows of the sequences table.
+        with_validation: Whether the validation positions are taken, too.
+    """
     everything = whole(sequences)
-    num_train = sequences["num_train"].to_numpy().astype(np.int64)
-    starts, stops = everything.starts, everything.starts + num_train
+    lengths = sequences["num_train"].to_numpy().astype(np.int64)
+    if with_validation:
+        lengths = lengths + sequences["num_validation"].to_numpy()
+    starts, stops = everything.starts, everything.starts + lengths
     times = sequences["event_times"].combine_chunks().values.cast(pa.timestamp("ms", "UTC"))
-    ends = np.cumsum(num_train)
+    ends = np.cumsum(lengths)
     items = Histories(everything.items, starts, stops).positions()[1]
     times_P = Histories(times.cast(pa.int64()).to_numpy(), starts, stops).positions()[1]
-    return Actions(Histories(items, ends - num_train, ends), times_P)
+    return Actions(Histories(items, ends - lengths, ends), times_P)
+
+
+def target_counts(actions: Actions, settings: TrainingSettings, num_items: int) -> np.ndarray:
+    """How many of the last `popularity_days` days' actions on each item may be targets.
+
+    With `targets = "new"` that is how many users came to the item in these days.
+
+    Returns:
+        By `item_index`, [V + 1] int64.
+    """
+    is_counted_P = _may_be_target(actions.histories, only_new=settings.targets == "new")
+    if settings.popularity_days:
+        since = actions.times_P.max() - settings.popularity_days * MILLISECONDS_PER_DAY
+        is_counted_P &= actions.times_P > since
+    return np.bincount(actions.histories.items[is_counted_P], minlength=num_items + 1)
 
 
 class TrainingWindows:
@@ -90,13 +112,6 @@ class TrainingWindows:
         )
         self.num_candidates_P = num_before[reach_P] - self.first_candidate_P
         self.users, self.inputs = self._windows(actions.histories)
-
-    def target_counts(self, num_items: int) -> np.ndarray:
-        """How many actions on each item may be targets. [V + 1] int64.
-
-        With `targets = "new"` that is an item's number of distinct users.
-        """
-        return np.bincount(self.items_P[self.candidates], minlength=num_items + 1)
 
     @property
     def num_batches(self) -> int:

@@ -16,11 +16,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from schemas.audit import file_sha256
 from schemas.checkpoints import CHECKPOINTS, WEIGHTS_FILE
 from schemas.command import Night, Stage, run
+from schemas.contract import PADDING_INDEX
 from schemas.errors import DataError
 from schemas.items import ITEMS
 from schemas.partitions import Input, get
@@ -28,7 +31,7 @@ from schemas.sequences import SEQUENCES
 from schemas.settings import Settings, TrainingSettings
 from schemas.soft_targets import SOFT_TARGETS
 from trainer.backbones import Backbone, build
-from trainer.batches import TrainingWindows, training_actions
+from trainer.batches import TrainingWindows, target_counts, training_actions
 from trainer.checkpointing import Progress, ResumeState
 from trainer.fitting import Fitting, prepare_torch
 from trainer.losses import USE_SOFT_TARGETS
@@ -67,6 +70,7 @@ def main(night: Night) -> None:
     with _track(night) as tracked:
         progress = fit(night, sequences, backbone, windows, resume, tracked)
     draft = night.draft(CHECKPOINTS)
+    move_to_recent_popularity(progress.best_weights, sequences, backbone, night.settings.training)
     save_file(progress.best_weights, draft.path / WEIGHTS_FILE)
     draft.write(_row(night, sequences, backbone, progress, draft.path / WEIGHTS_FILE))
     draft.notes = {
@@ -84,10 +88,29 @@ def prepare(night: Night, sequences: pa.Table) -> tuple[Backbone, TrainingWindow
     items = get(night.root, ITEMS, night.ds).read(("item_index", "item_id"))
     _refuse_unknown_items(sequences, items.num_rows)
     soft_targets = _soft_targets(night, settings, items, sequences["user_id"])
-    windows = TrainingWindows(training_actions(sequences), soft_targets, settings)
+    actions = training_actions(sequences)
     backbone = build(settings, items.num_rows)
-    backbone.start_from(windows.target_counts(items.num_rows))
-    return backbone, windows
+    backbone.start_from(target_counts(actions, settings, items.num_rows))
+    return backbone, TrainingWindows(actions, soft_targets, settings)
+
+
+def move_to_recent_popularity(
+    weights: dict[str, Tensor], sequences: pa.Table, backbone: Backbone, settings: TrainingSettings
+) -> None:
+    """Moves item biases by what popularity has changed since training positions ended.
+
+    Weights that early stopping chose never saw the validation days, and popularity drifts: the
+    bias gains the log of the last `popularity_days` days' counts with validation, and loses that
+    of the counts it started from. The holdout is not looked at.
+    """
+    then_V, now_V = (
+        target_counts(
+            training_actions(sequences, with_validation=recent), settings, backbone.num_items
+        )
+        for recent in (False, True)
+    )
+    drift_V = torch.from_numpy(np.log1p(now_V) - np.log1p(then_V))[PADDING_INDEX + 1 :]
+    weights["item_bias"] = (weights["item_bias"] + drift_V).to(weights["item_bias"].dtype)
 
 
 def fit(
@@ -181,7 +204,8 @@ def _row(
 
 def _last_training_day(sequences: pa.Table) -> date:
     times = sequences["event_times"].combine_chunks()
-    last = times.offsets.to_numpy()[:-1] + sequences["num_train"].to_numpy() - 1
+    num_seen = sequences["num_train"].to_numpy() + sequences["num_validation"].to_numpy()
+    last = times.offsets.to_numpy()[:-1] + num_seen - 1
     return pc.max(times.values.take(pa.array(last.astype(np.int64)))).as_py().date()
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from schemas.contract import TIMESTAMP
 from schemas.errors import DataError
 from schemas.settings import TrainingSettings
-from trainer.batches import Actions, TrainingWindows, training_actions
+from trainer.batches import Actions, TrainingWindows, target_counts, training_actions
 from trainer.histories import from_lists
 from trainer.soft_targets import no_soft_targets
 
@@ -55,10 +55,21 @@ def test_a_repeat_from_an_earlier_window_does_not_count_as_new():
     assert sorted(target for _, target in examples_of(windows)) == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(("targets", "counts"), [("all", [0, 3, 2, 1]), ("new", [0, 2, 1, 1])])
-def test_target_counts_are_actions_or_distinct_users(targets, counts):
-    windows = windows_of([[1, 2, 1, 2], [1, 3]], targets=targets)
-    assert windows.target_counts(num_items=3).tolist() == counts
+@pytest.mark.parametrize(
+    ("targets", "days", "counts"),
+    [
+        ("all", 0, [0, 3, 2, 1]),
+        ("new", 0, [0, 2, 1, 1]),
+        ("all", 2, [0, 1, 1, 1]),
+        ("new", 2, [0, 0, 0, 1]),
+    ],
+)
+def test_target_counts_are_recent_actions_or_recent_first_actions(targets, days, counts):
+    day = 86_400_000
+    times = np.array([0, day, 2 * day, 3 * day, 0, 3 * day])
+    actions = Actions(from_lists([[1, 2, 1, 2], [1, 3]]), times)
+    made_with = TrainingSettings(targets=targets, popularity_days=days)
+    assert target_counts(actions, made_with, num_items=3).tolist() == counts
 
 
 @pytest.mark.parametrize("histories", [[[1], [2]], [[1, 1, 1]]])

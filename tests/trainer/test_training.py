@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,9 +18,10 @@ from schemas.partitions import find, get
 from schemas.sequences import SEQUENCES
 from schemas.settings import RegistrySettings, Settings, TrainingSettings
 from schemas.soft_targets import SOFT_TARGETS
+from trainer.backbones import build
 from trainer.checkpointing import load
 from trainer.tracking import configure
-from trainer.training import epoch_line, inputs, main
+from trainer.training import epoch_line, inputs, main, move_to_recent_popularity
 
 DS = date(2017, 10, 31)
 START = datetime(2017, 10, 1, tzinfo=UTC)
@@ -94,9 +96,24 @@ def test_a_checkpoint_tells_what_it_was_made_of(train, tmp_path):
     }
     assert {name: row[name] for name in digests} == digests
     assert (row["backbone"], row["loss"], row["num_items"]) == ("gru4rec", "decoupled", NUM_ITEMS)
-    assert row["trained_until"] == date(2017, 10, 9)
+    assert row["trained_until"] == date(2017, 10, 10)
     assert row["weights_sha256"] == partition.manifest.attachments[0]["sha256"]
     assert json.loads(row["settings"])["epochs"] == 3
+
+
+def test_item_biases_move_by_what_validation_adds_to_popularity(tables, tmp_path):
+    sequences = get(tmp_path, SEQUENCES, DS).read()
+    settings = TrainingSettings(**TINY | {"popularity_days": 0})
+    backbone = build(settings, NUM_ITEMS)
+    weights = {"item_bias": torch.zeros(NUM_ITEMS)}
+    move_to_recent_popularity(weights, sequences, backbone, settings)
+    rows = [user_row(u) for u in range(NUM_USERS)]
+    item = 4
+    then = sum(r["item_indices"][: r["num_train"]].count(item) for r in rows)
+    now = sum(r["item_indices"][: r["num_train"] + 1].count(item) for r in rows)
+    assert now > then
+    expected = math.log1p(now) - math.log1p(then)
+    assert weights["item_bias"][item - 1].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_published_checkpoint_loads_and_scores_every_item(train):
