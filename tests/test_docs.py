@@ -1,0 +1,64 @@
+"""The documents are followed here, so that they cannot rot."""
+
+import re
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from schemas.interactions import INTERACTIONS
+from schemas.partitions import get
+from schemas.settings import load
+
+PROJECT = Path(__file__).parent.parent
+GUIDE = (PROJECT / "docs" / "bring-your-own-events.md").read_text()
+MUSIC = PROJECT.parent / "shared" / "data" / "music30_sessions.parquet"
+DS = date(2014, 12, 31)
+LITERAL_PLAYS = pa.table(
+    {
+        "user_id": [4, 4, 9],
+        "song_id": [16, 17, 16],
+        "ts": [1_419_984_000, 1_420_070_399, 1_420_000_000],
+        "playtime": [274, 250, 271],
+    }
+)
+
+
+def block(language: str) -> str:
+    """The guide's only code block of a language."""
+    (found,) = re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
+    return found
+
+
+def follow(folder: Path) -> dict[str, int]:
+    """Follows steps 1 and 2 on `plays.parquet`, then runs the guide's single stage."""
+    subprocess.run([sys.executable, "-c", block("python")], cwd=folder, check=True)
+    (folder / "music.toml").write_text(block("toml"))
+    command = [sys.executable, "-m", "jobs.interactions", "--ds", str(DS)]
+    command += ["--root", "var-music", "--settings", "music.toml"]
+    subprocess.run(command, cwd=folder, check=True)
+    return get(folder / "var-music", INTERACTIONS, DS).manifest.notes
+
+
+def test_the_guides_settings_are_valid(tmp_path):
+    (tmp_path / "music.toml").write_text(block("toml"))
+    assert load(tmp_path / "music.toml", {}).events.history_days == 120
+
+
+def test_the_guide_leads_from_a_file_to_interactions(tmp_path):
+    pq.write_table(LITERAL_PLAYS, tmp_path / "plays.parquet")
+    notes = follow(tmp_path)
+    assert (notes["events"], notes["quarantine"], notes["duplicates"]) == (3, 0, 0)
+
+
+@pytest.mark.skipif(not MUSIC.exists(), reason="music30_sessions.parquet is not beside the project")
+def test_the_guide_leads_from_music30_to_interactions(tmp_path):
+    (tmp_path / "plays.parquet").symlink_to(MUSIC)
+    notes = follow(tmp_path)
+    plays = pq.read_table(MUSIC, columns=["ts"])["ts"].to_numpy()
+    start = 1_419_984_000
+    assert notes["events"] == ((plays >= start) & (plays < start + 86_400)).sum() > 0
