@@ -118,7 +118,7 @@ class ResumeState:
             optimiser.load_state_dict(state["optimiser"])
             torch.set_rng_state(state["generator"])
             return Progress(**state["progress"])
-        except (UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+        except (UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
             raise DataError(
                 f"{self.path}, which is not a resume state ({type(error).__name__})",
                 "what an interrupted run of the same inputs, settings and code left there",
