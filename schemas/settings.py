@@ -196,7 +196,7 @@ class SparkSettings(Frozen):
     shuffle_partitions: int = Field(4, ge=1)
     """Partitions after a shuffle; results do not depend on it."""
     files_per_table: int = Field(1, ge=1)
-    """Part files of a published table; digests do not depend on it."""
+    """Part files of a table; graph and soft targets have one per task. No digest depends on it."""
     conf: dict[str, str] = Field(default_factory=dict)
     """Further Spark configuration, passed as it is."""
 
