@@ -10,7 +10,7 @@ so that a first night catches up with its whole history in the same Spark jobs.
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from jobs.event_files import EventFile, event_files, event_folder
@@ -62,21 +62,20 @@ STAGE = Stage(
 
 def main(night: Night) -> None:
     """Publishes quarantine and interactions of the night, after the days it catches up on."""
-    events = night.settings.events
-    days = {day: event_files(night.root, day, events) for day in days_to_publish(night)}
+    settings, root = night.settings, night.root
+    days = {day: event_files(root, day, settings.events) for day in days_to_publish(night)}
     files = [file for day in days.values() for file in day]
-    extra = sorted({column for file in files for column in file.extra_columns})
-    if extra:
+    if extra := sorted({column for file in files for column in file.extra_columns}):
         print(f"{STAGE.module}: ignored the columns {', '.join(extra)}", flush=True)
 
-    spark = session("interactions", night.settings.spark)
-    judged = judge(raw_rows(spark, files))
+    judged = judge(raw_rows(session("interactions", settings.spark), files))
     valid = deduplicate(judged).persist(StorageLevel.MEMORY_AND_DISK)
     rejected = reject(judged).persist(StorageLevel.MEMORY_AND_DISK)
-    num_files = night.settings.spark.files_per_table * len(days)
+    num_files = settings.spark.files_per_table
+    num_ranges = num_files * len(days) if num_files > 1 else 0
     with staging_folder(night) as staging:
-        write_by_day(rejected, QUARANTINE, staging, num_files if num_files > len(days) else 1)
-        write_by_day(valid, INTERACTIONS, staging, num_files if num_files > len(days) else 1)
+        write_by_day(rejected, QUARANTINE, staging, num_ranges)
+        write_by_day(valid, INTERACTIONS, staging, num_ranges)
         tallies = tally(valid, rejected)
         for day, day_files in days.items():
             publish_day(night, day, day_files, tallies.get(day, Tally()), staging)
@@ -87,16 +86,16 @@ def main(night: Night) -> None:
 def days_to_publish(night: Night) -> list[date]:
     """Days of the window with events but without interactions, oldest first; the night's last."""
     done = set(published_dates(night.root, INTERACTIONS))
-    num_days = night.settings.events.history_days
-    window = [night.ds - timedelta(days=n) for n in range(num_days - 1, 0, -1)]
-    delivered = [d for d in window if event_folder(night.root, d, night.settings.events).is_dir()]
+    events = night.settings.events
+    window = [night.ds - timedelta(days=n) for n in range(events.history_days - 1, 0, -1)]
+    delivered = [day for day in window if event_folder(night.root, day, events).is_dir()]
     return [*(day for day in delivered if day not in done), night.ds]
 
 
 def judge(rows: DataFrame) -> DataFrame:
     """Adds `reason`: null for a valid row, else the first of `REASONS` that applies."""
 
-    def is_blank(name: str) -> F.Column:
+    def is_blank(name: str) -> Column:
         return F.col(name).isNull() | ~F.col(name).rlike(r"\S")
 
     amount = F.when(is_blank("weight"), 1.0).otherwise(F.col("amount"))
@@ -151,10 +150,13 @@ def tally(valid: DataFrame, rejected: DataFrame) -> dict[date, Tally]:
 
 
 def write_by_day(rows: DataFrame, contract: Contract, staging: Path, num_ranges: int) -> None:
-    """Writes rows to `<staging>/<table>/day=…`, sorted by the contract's order within a day."""
+    """Writes rows to `<staging>/<table>/day=…`, in the contract's order.
+
+    One file a day; or `num_ranges` files in all, where a day is too much for one task.
+    """
     order = ("day", *contract.order)
     spread = rows.repartition("day")
-    if num_ranges > 1:
+    if num_ranges:
         spread = rows.repartitionByRange(num_ranges, *order)
     ordered = spread.select("day", *contract.columns).sortWithinPartitions(*order)
     ordered.write.partitionBy("day").parquet(str(staging / contract.table))
@@ -198,8 +200,7 @@ def publish_day(
 
 def _take_over(night: Night, contract: Contract, day: date, staging: Path) -> Draft:
     """A draft with the part files Spark wrote for a day; an empty one where it wrote none."""
-    draft = night.draft(contract, day)
-    written = staging / contract.table / f"day={day.isoformat()}"
+    draft, written = night.draft(contract, day), staging / contract.table / f"day={day}"
     if written.is_dir():
         adopt(draft, written)
     else:
@@ -234,8 +235,7 @@ def check_sum(day: date, accepted: Draft) -> None:
     Raises:
         DataError: events ≠ interactions + quarantine + duplicates.
     """
-    notes: Mapping[str, int] = accepted.notes
-    parts = accepted.path.glob("part-*.parquet")
+    notes, parts = accepted.notes, accepted.path.glob("part-*.parquet")
     num_accepted = sum(pq.read_metadata(part).num_rows for part in parts)
     if notes["events"] != num_accepted + notes["quarantine"] + notes["duplicates"]:
         raise DataError(

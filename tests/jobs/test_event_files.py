@@ -111,6 +111,7 @@ def test_blank_lines_are_not_counted_and_any_line_ending_is(folder, look):
         ("a.csv", b"user_id,item_id,event_time,item_id\n", r"a\.csv with two columns item_id"),
         ("a.jsonl", b'{"user_id": "u", "item_id": "i"}', r"a\.jsonl without the column event_time"),
     ],
+    ids=lambda value: "content" if isinstance(value, bytes) else value,
 )
 def test_a_file_that_is_not_what_it_should_be_is_named(folder, look, name, content, found):
     (folder / name).write_bytes(content)
