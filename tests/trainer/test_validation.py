@@ -43,7 +43,7 @@ def test_without_validation_positions_nobody_is_asked():
     assert len(validation_of(none, 9, exclude_seen=True)) == 0
 
 
-@pytest.mark.parametrize(("favourite", "expected"), [(3, 1.0), (9, 1 / np.log2(3))])
+@pytest.mark.parametrize(("favourite", "expected"), [(3, 1.0), (1, 1.0), (9, 1 / np.log2(3))])
 def test_ndcg_is_that_of_the_models_ranking(favourite, expected):
     backbone = build(TrainingSettings(width=4), 9)
     with torch.no_grad():
