@@ -181,7 +181,9 @@ from jobs import item_graph, soft_targets
 from schemas.command import Night
 from schemas.publishing import new_token
 from schemas.settings import Settings
-settings = Settings.model_validate({"spark": {"master": "local[1]", "shuffle_partitions": 2}})
+quick_start = {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}
+spark = {"master": "local[1]", "shuffle_partitions": 2, "conf": quick_start}
+settings = Settings.model_validate({"spark": spark})
 for stage in (item_graph, soft_targets):
     root, ds = Path(sys.argv[1]), date(2017, 10, 31)
     stage.main(Night(root, ds, settings, [], "", new_token(), 0.0))
