@@ -13,7 +13,7 @@ PASSWORDS_FILE = "passwords.json"
 
 
 def environment(root: Path, settings_file: Path, port: int = 8080) -> dict[str, str]:
-    """All environment variables for `python -m dags.embedded` and `airflow standalone`.
+    """All environment variables for `python -m dags.embedded` and the parts of Airflow.
 
     Makes the home's folder, because SQLite does not.
 
@@ -35,7 +35,6 @@ def environment(root: Path, settings_file: Path, port: int = 8080) -> dict[str, 
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / PASSWORDS_FILE),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
-        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(root / "logs" / "airflow"),
         "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "DO_NOT_TRACK": "true",

@@ -105,11 +105,10 @@ def catalogue() -> pa.Table:
 
 
 def _name(product: dict[str, Any]) -> str:
-    """Such as `Soft drinks: soft drinks 12/18&15pk can car, 12 oz (National)`."""
-    category = (product["product_category"] or product["department"]).capitalize()
-    kind = f": {product['product_type'].lower()}" if product["product_type"] else ""
+    """Such as `Fluid milk white only, 1 ga (Private)`."""
+    what = product["product_type"] or product["product_category"] or product["department"]
     size = f", {product['package_size'].lower()}" if product["package_size"] else ""
-    return f"{category}{kind}{size} ({product['brand']})"
+    return f"{what.capitalize()}{size} ({product['brand']})"
 
 
 def _purchases(first: date, last: date) -> pa.Table:

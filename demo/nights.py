@@ -150,6 +150,8 @@ def _show(
             stage.tables.append(f"{rows:>9} rows {table}{same}")
         else:
             stage.num_other_days += table == stage.name
+    elif match := re.match(rf"{stage.name} {result.ds}: (.*)", said):
+        stage.tables.append(match[1])
     elif match := FAILED.match(said):
         result.errors[stage.name] = match[2]
     elif match := SKIPPED.match(said):

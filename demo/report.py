@@ -38,10 +38,10 @@ def show_night(root: Path, ds: date, console: Console) -> None:
     """Prints a night's tables, its quarantine, the models' quality and the gate's decision."""
     console.print()
     console.print(_rows_table(root, ds))
-    console.print(_quarantine_line(root, ds), highlight=False)
+    console.print(_quarantine_line(root, ds), highlight=False, soft_wrap=True)
     console.print(_quality_table(root, ds))
     for line in _decision_lines(root, ds):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def show_household(root: Path, ds: date, console: Console) -> None:

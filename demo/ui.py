@@ -2,12 +2,15 @@
 
     make ui [ROOT=var]
 
-Airflow is `airflow standalone`: scheduler, web interface and all. The DAG is paused, so that no
-night starts by itself; unpause it to trigger one from the form, and give the day as `ds`.
+The parts of Airflow are those of `airflow standalone`, without its log servers, which listen on
+all interfaces and which one host does not need, and without the triggerer, as no task defers. The
+DAG is paused, so that no night starts by itself; unpause it to trigger one from the form, and
+give the day as `ds`.
 """
 
 import argparse
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -20,12 +23,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from demo.airflow_home import PASSWORDS_FILE, PROJECT, environment
+from demo.airflow_home import HOME_FOLDER, PASSWORDS_FILE, PROJECT, environment
 from demo.load_events import SETTINGS_FILE
 from schemas.errors import PenumbraError
 from schemas.settings import Settings, load
 
 LOOPBACK = "127.0.0.1"
+AIRFLOW_PARTS = (
+    ("api-server", "--workers", "1"),
+    ("scheduler", "--skip-serve-logs"),
+    ("dag-processor",),
+)
 START_SECONDS = 180.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.5
@@ -54,11 +62,14 @@ class Server:
         """Whether the server is no more."""
         return self.process.poll() is not None
 
-    def stop(self) -> None:
-        """Ends the server as Ctrl-C would, and kills what is left of it after a while."""
+    def interrupt(self) -> None:
+        """Asks the server to end, as Ctrl-C would."""
         self._signal(signal.SIGINT)
+
+    def stop(self, deadline: float) -> None:
+        """Waits for its end, and kills what is left of it by then (in monotonic seconds)."""
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(STOP_SECONDS)
+            self.process.wait(max(0.0, deadline - time.monotonic()))
         self._signal(signal.SIGKILL)
         self.process.wait()
 
@@ -76,8 +87,9 @@ def main(arguments: Sequence[str]) -> int:
         root, settings_file = options.root.resolve(), options.settings.resolve()
         settings = load(settings_file)
         home = environment(root, settings_file, options.airflow_port)
-        # `standalone` starts its parts as `airflow ...`.
-        home["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), home.get("PATH", "")])
+        # One for all parts, new every time: they sign what they say to each other.
+        home["AIRFLOW__API_AUTH__JWT_SECRET"] = secrets.token_hex(32)
+        home["AIRFLOW__API__SECRET_KEY"] = secrets.token_hex(32)
         addresses = _start(servers, root, settings, home, options)
         return _serve(servers, addresses, root)
     except PenumbraError as error:
@@ -86,8 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 0
     finally:
-        for server in servers:
-            server.stop()
+        _stop(servers)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -107,13 +118,15 @@ def _start(
     options: argparse.Namespace,
 ) -> dict[str, str]:
     """Starts the servers; returns the addresses that tell when each is ready, by name."""
-    # The pool of the gate, before the scheduler looks for it.
-    script = "from dags.embedded import prepare; prepare()"
-    standalone = f"{script}; import os; os.execlp('airflow', 'airflow', 'standalone')"
-    logs = root / "logs"
-    command = [sys.executable, "-c", standalone]
-    servers.append(Server("Airflow", command, home, logs / "airflow-ui.log"))
-    addresses = {"Airflow": f"http://{LOOPBACK}:{options.airflow_port}/api/v2/monitor/health"}
+    logs, passwords = root / "logs", root / HOME_FOLDER / PASSWORDS_FILE
+    passwords.touch(mode=0o600)
+    prepare = [sys.executable, "-m", "dags.embedded"]
+    subprocess.run(prepare, cwd=PROJECT, env=home, check=True, stdout=subprocess.DEVNULL)
+    for part in AIRFLOW_PARTS:
+        command = [sys.executable, "-m", "airflow", *part]
+        servers.append(Server(f"Airflow {part[0]}", command, home, logs / f"ui-{part[0]}.log"))
+    health = f"http://{LOOPBACK}:{options.airflow_port}/api/v2/monitor/health"
+    addresses = {servers[0].name: health}
     if settings.registry.tracking_uri:
         return addresses
     (root / "mlflow").mkdir(parents=True, exist_ok=True)
@@ -121,7 +134,7 @@ def _start(
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
     command += ["--host", LOOPBACK, "--port", str(options.mlflow_port), "--workers", "1"]
     command += ["--default-artifact-root", str(root / "mlflow" / "artifacts")]
-    servers.append(Server("MLflow", command, home, logs / "mlflow-ui.log"))
+    servers.append(Server("MLflow", command, home, logs / "ui-mlflow.log"))
     addresses["MLflow"] = f"http://{LOOPBACK}:{options.mlflow_port}/health"
     return addresses
 
@@ -146,11 +159,19 @@ def _serve(servers: Sequence[Server], addresses: Mapping[str, str], root: Path) 
 
 
 def _announce(server: Server, address: str, root: Path, console: Console) -> None:
-    base = "/".join(address.split("/")[:3])
-    console.print(f"{server.name:<8} {base}   log: {server.log}", highlight=False, soft_wrap=True)
-    if server.name == "Airflow":
-        where = root / "airflow" / PASSWORDS_FILE
+    name, base = server.name.split()[0], "/".join(address.split("/")[:3])
+    console.print(f"{name:<8} {base}   log: {server.log}", highlight=False, soft_wrap=True)
+    if server.name.startswith("Airflow"):
+        where = root / HOME_FOLDER / PASSWORDS_FILE
         console.print(f"         user admin, password in {where}", highlight=False, soft_wrap=True)
+
+
+def _stop(servers: Sequence[Server]) -> None:
+    for server in servers:
+        server.interrupt()
+    deadline = time.monotonic() + STOP_SECONDS
+    for server in servers:
+        server.stop(deadline)
 
 
 def _answers(address: str) -> bool:

@@ -59,7 +59,7 @@ def test_products_have_names_to_read(tmp_path, loaded):
     catalogue = pq.read_table(tmp_path / CATALOGUE_FILE)
     assert not any(column.null_count for column in catalogue.columns)
     names = dict(zip(catalogue["item_id"].to_pylist(), catalogue["name"].to_pylist(), strict=True))
-    assert names["25671"] == "Frzn ice: ice - crushed/cubed, 22 lb (National)"
+    assert names["25671"] == "Ice - crushed/cubed, 22 lb (National)"
     assert names["26081"] == "Miscellaneous (National)"
     bought = pq.read_table(tmp_path / "events/ds=2017-10-31/events.parquet")["item_id"]
     without_product_in_the_package = {"5978648", "5978656"}

@@ -60,6 +60,11 @@ def test_an_unchanged_table_is_shown_as_such(follow):
     assert "interactions (unchanged)" in screen
 
 
+def test_what_else_a_stage_says_of_its_night_is_shown(follow):
+    _, screen = follow("interactions 2017-10-31: unchanged, hold of version 2 stands")
+    assert "unchanged, hold of version 2 stands" in screen
+
+
 def test_a_failure_keeps_the_stages_own_words(follow):
     words = "ContractError: found mud; expected gold; fix: the river"
     said = f"interactions failed: exit code 65, {words}"
