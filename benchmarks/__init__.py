@@ -1,0 +1,1 @@
+"""Benchmarks: the commands that print the numbers in README and docs."""
