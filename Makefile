@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo night ui test check clean
+.PHONY: help install demo night ui test check bench-discovery clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## make .venv from requirements.lock, and get Java where there is none
 
@@ -34,6 +34,9 @@ check: $(INSTALLED) ## ruff, mypy, and whether the generated documents are up to
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m schemas.reference --check
+
+bench-discovery: $(INSTALLED) ## what each part of the demo's recipe brings, over nights and seeds (an hour)
+	$(BIN)/python -m benchmarks.discovery
 
 clean: ## remove the demo's var, .venv and all caches
 	rm -rf var $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis spark-warehouse
