@@ -156,6 +156,13 @@ def test_a_decided_night_stays_decided(registry, night_of, capsys):
     assert line.startswith("promotion 2017-10-31: unchanged, promote of version 1 stands")
 
 
+def test_op03_a_held_night_run_again_stays_held(registry, night_of):
+    night = night_of([0.1] * 4)
+    ledger = run(night)
+    assert run(again(night)) == ledger
+    assert registry.champion() is None
+
+
 def test_a_decided_night_stays_decided_after_a_later_promotion(registry, night_of):
     night = night_of(GOOD)
     ledger = run(night)
@@ -227,6 +234,20 @@ def test_an_interrupted_promotion_stays_unfinished_after_a_later_one(
     run(night_of(BETTER, DS + timedelta(days=2)))
     run(again(interrupted))
     assert champion_number(registry) == 3
+
+
+def test_an_interrupted_promotion_stays_unfinished_after_a_later_one_was_rolled_back(
+    registry, night_of, monkeypatch
+):
+    run(night_of(GOOD))
+    first, interrupted = registry.champion(), night_of(BETTER, DS + timedelta(days=1))
+    with monkeypatch.context() as broken, pytest.raises(Crash):
+        die_at(broken, "point", "champion")
+        promotion.main(interrupted)
+    run(night_of(BETTER, DS + timedelta(days=2)))
+    registry.point("champion", first)
+    run(again(interrupted))
+    assert champion_number(registry) == 1
 
 
 CONCURRENT = """
