@@ -251,9 +251,15 @@ def test_an_interrupted_promotion_stays_unfinished_after_a_later_one_was_rolled_
 
 
 CONCURRENT = """
-import sys
+import sys, time
 from schemas.command import run
+from trainer import promotion
 from trainer.promotion import STAGE, main
+record = promotion.record
+def record_late(*arguments):
+    time.sleep(3)
+    return record(*arguments)
+promotion.record = record_late
 print("ready", flush=True)
 sys.stdin.readline()
 sys.argv[1:] = ["--root", sys.argv[1], "--ds", sys.argv[2]]
@@ -262,6 +268,7 @@ run(STAGE, main)
 
 
 def test_op04_of_two_concurrent_promotions_exactly_one_wins(registry, night_of, monkeypatch):
+    """Each takes long between reading the champion and replacing it, so that both overlap."""
     monkeypatch.setenv("PENUMBRA_GATE__MIN_USERS", "4")
     nights = [night_of(GOOD, trained_until=DS), night_of(GOOD, DS + timedelta(1), trained_until=DS)]
     arguments = [[str(night.root), night.ds.isoformat()] for night in nights]
