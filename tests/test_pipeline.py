@@ -1,0 +1,188 @@
+"""Two short nights on real purchases through Airflow, and what must be true of them after.
+
+The demo with little history and one epoch: every stage, table and command is the real one.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from demo.load_events import NIGHTS
+from schemas.interactions import INTERACTIONS
+from schemas.items import ITEMS
+from schemas.partitions import Partition, find, get
+from schemas.promotions import PROMOTIONS
+from schemas.quarantine import QUARANTINE
+from schemas.recommendations import RECOMMENDATIONS
+from schemas.reference import CHAIN
+from schemas.sequences import SEQUENCES
+
+FIRST, SECOND = NIGHTS
+TABLES = [contract for contract in CHAIN if contract.table != "events"]
+SHORT = """
+[events]
+history_days = 24
+[split]
+validation_days = 3
+[training]
+backbone = "gru4rec"
+width = 16
+epochs = 1
+[spark]
+driver_memory = "2g"
+conf = { "spark.driver.extraJavaOptions" = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC" }
+"""
+
+KILL_AT = """
+import os, runpy, signal, sys
+
+def hook(name, arguments):
+    reads = name == "open" and arguments[1] in ("r", "rb")
+    path = str(arguments[0]) if arguments else ""
+    if name == {event!r} and not reads and "/items/" in path and {text!r} in path:
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+runpy.run_module("jobs.items", run_name="__main__", alter_sys=True)
+"""
+
+
+def run_demo(root: Path, settings: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "demo.run", "--root", str(root), "--settings", str(settings)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def settings_file(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("settings") / "short.toml"
+    file.write_text(SHORT)
+    return file
+
+
+@pytest.fixture(scope="module")
+def two_nights(tmp_path_factory, settings_file) -> tuple[Path, str]:
+    """The root after two nights, and what the demo printed."""
+    root = tmp_path_factory.mktemp("root")
+    done = run_demo(root, settings_file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root, done.stdout
+
+
+@pytest.fixture
+def root(two_nights, tmp_path) -> Path:
+    """A copy of the tables, to break."""
+    shutil.copytree(two_nights[0] / "tables", tmp_path / "tables")
+    return tmp_path
+
+
+def run_stage(
+    root: Path, settings_file: Path, code: list[str], changes: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *code, "--ds", str(SECOND), "--root", str(root)]
+    command += ["--settings", str(settings_file)]
+    return subprocess.run(
+        command, env=os.environ | changes, capture_output=True, text=True, check=False
+    )
+
+
+def test_two_nights_publish_every_table(two_nights):
+    root, printed = two_nights
+    assert "Done: 2 nights, 20 tables, 20 of them new or changed." in printed
+    assert all(find(root, table, ds) for table in TABLES for ds in NIGHTS)
+
+
+def test_op13_events_are_interactions_quarantine_and_duplicates(two_nights):
+    root, _ = two_nights
+    for ds in NIGHTS:
+        notes = get(root, INTERACTIONS, ds).manifest.notes
+        valid, rejected = (get(root, t, ds).manifest.rows for t in (INTERACTIONS, QUARANTINE))
+        assert notes["events"] == valid + rejected + notes["duplicates"]
+        assert rejected == 4 and notes["duplicates"] >= 1
+
+
+def test_the_second_night_keeps_the_first_nights_item_indices(two_nights):
+    root, _ = two_nights
+    first, second = (get(root, ITEMS, ds).read(["item_index", "item_id"]) for ds in NIGHTS)
+    assert 0 < first.num_rows <= second.num_rows
+    assert second.slice(0, first.num_rows).equals(first)
+
+
+def test_op03_whoever_serves_has_a_passing_decision_in_the_ledger(two_nights):
+    root, _ = two_nights
+    promoted = [
+        row["candidate_version"]
+        for ds in NIGHTS
+        for row in get(root, PROMOTIONS, ds).read().to_pylist()
+        if row["outcome"] == "promote" and all(r["passed"] for r in json.loads(row["rules"]))
+    ]
+    serving = set(get(root, RECOMMENDATIONS, SECOND).read()["model_version"].to_pylist())
+    assert serving == {promoted[-1]}
+
+
+def test_lineage_names_the_partitions_that_were_read(two_nights):
+    root, _ = two_nights
+    digests = {(t.table, str(ds)): digest(get(root, t, ds)) for t in TABLES for ds in NIGHTS}
+    for table in TABLES:
+        inputs = get(root, table, SECOND).manifest.inputs
+        known = [i for i in inputs if (i["table"], i["ds"]) in digests]
+        assert inputs and all(digests[i["table"], i["ds"]] == i["digest"] for i in known)
+
+
+def test_op02_running_the_nights_again_changes_nothing_and_says_so(two_nights, settings_file):
+    root, _ = two_nights
+    before = {(t.table, ds): get(root, t, ds).manifest for t in TABLES for ds in NIGHTS}
+    again = run_demo(root, settings_file)
+    assert "Nothing changed: 2 nights, 20 tables, same digests." in again.stdout
+    assert before == {(t.table, ds): get(root, t, ds).manifest for t in TABLES for ds in NIGHTS}
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        ("os.rename", "part-00000"),
+        ("open", "manifest.json"),
+        ("open", f"ds={SECOND}/.lock"),
+        ("os.rename", ".CURRENT"),
+    ],
+)
+def test_op01_a_real_stage_killed_while_publishing_leaves_the_old_version(
+    root, settings_file, event, text
+):
+    before = get(root, ITEMS, SECOND)
+    code = ["-c", KILL_AT.format(event=event, text=text)]
+    changes = {"PENUMBRA_ITEMS__MIN_SUPPORT": "9"}
+    assert run_stage(root, settings_file, code, changes).returncode == -signal.SIGKILL
+    assert get(root, ITEMS, SECOND).manifest == before.manifest
+
+
+def test_op01_after_a_kill_the_stage_runs_again_and_the_new_version_is_whole(root, settings_file):
+    before = digest(get(root, ITEMS, SECOND))
+    changes = {"PENUMBRA_ITEMS__MIN_SUPPORT": "9"}
+    code = ["-c", KILL_AT.format(event="os.rename", text=".CURRENT")]
+    run_stage(root, settings_file, code, changes)
+    assert run_stage(root, settings_file, ["-m", "jobs.items"], changes).returncode == 0
+    assert digest(get(root, ITEMS, SECOND)) != before
+
+
+@pytest.mark.parametrize("damage", ["flipped", "deleted"])
+def test_op08_a_stage_names_the_damaged_file_it_would_read(root, settings_file, damage):
+    part = get(root, SEQUENCES, SECOND).files[0]
+    content = bytearray(part.read_bytes())
+    part.unlink()
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+        part.write_bytes(content)
+    done = run_stage(root, settings_file, ["-m", "jobs.item_graph"], {})
+    assert done.returncode == 65
+    assert done.stderr.count("\n") == 1
+    assert f"{part} {'changed' if damage == 'flipped' else 'missing'}" in done.stderr
+
+
+def digest(partition: Partition) -> str:
+    return partition.manifest.content_digest
