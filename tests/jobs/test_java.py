@@ -43,7 +43,7 @@ def test_a_supported_java_with_all_modules_is_taken(only_java, version):
 )
 def test_an_unusable_java_is_named_with_what_to_install(only_java, version, modules, problem):
     only_java(version, modules)
-    with pytest.raises(PenumbraError, match=rf"{problem}.*install OpenJDK 17") as caught:
+    with pytest.raises(PenumbraError, match=rf"{problem}.*install a full OpenJDK 17") as caught:
         find_java_home()
     assert caught.value.exit_code == 69
 
