@@ -144,12 +144,7 @@ def test_op02_running_the_nights_again_changes_nothing_and_says_so(two_nights, s
 
 @pytest.mark.parametrize(
     ("event", "text"),
-    [
-        ("os.rename", "part-00000"),
-        ("open", "manifest.json"),
-        ("open", f"ds={SECOND}/.lock"),
-        ("os.rename", ".CURRENT"),
-    ],
+    [("os.rename", "part-00000"), ("open", "manifest.json"), ("os.rename", ".CURRENT")],
 )
 def test_op01_a_real_stage_killed_while_publishing_leaves_the_old_version(
     root, settings_file, event, text
@@ -159,15 +154,9 @@ def test_op01_a_real_stage_killed_while_publishing_leaves_the_old_version(
     changes = {"PENUMBRA_ITEMS__MIN_SUPPORT": "9"}
     assert run_stage(root, settings_file, code, changes).returncode == -signal.SIGKILL
     assert get(root, ITEMS, SECOND).manifest == before.manifest
-
-
-def test_op01_after_a_kill_the_stage_runs_again_and_the_new_version_is_whole(root, settings_file):
-    before = digest(get(root, ITEMS, SECOND))
-    changes = {"PENUMBRA_ITEMS__MIN_SUPPORT": "9"}
-    code = ["-c", KILL_AT.format(event="os.rename", text=".CURRENT")]
-    run_stage(root, settings_file, code, changes)
-    assert run_stage(root, settings_file, ["-m", "jobs.items"], changes).returncode == 0
-    assert digest(get(root, ITEMS, SECOND)) != before
+    if text == ".CURRENT":
+        assert run_stage(root, settings_file, ["-m", "jobs.items"], changes).returncode == 0
+        assert digest(get(root, ITEMS, SECOND)) != before.manifest.content_digest
 
 
 @pytest.mark.parametrize("damage", ["flipped", "deleted"])
