@@ -27,7 +27,7 @@ ui: $(INSTALLED) ## Airflow and MLflow on 127.0.0.1 over the same ROOT; Ctrl-C s
 	@$(BIN)/python -m demo.ui --root $(ROOT)
 
 test: check ## everything: check, then all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED) ## ruff, mypy, and whether the generated documents are up to date
 	$(BIN)/ruff check .
