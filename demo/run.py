@@ -90,6 +90,13 @@ def _all_succeeded(results: Sequence[Result], nights: Sequence[date], console: C
     for result in results:
         if result.skipped:
             console.print(f"Night {result.ds} skipped: {result.skipped}", highlight=False)
+        if result.state == "success" and not (result.stage_seconds or result.skipped):
+            console.print(
+                f"[red]Airflow ran no task of {result.ds}[/]: found a day before "
+                "schedule.start_date; expected one from there on; fix: set it to an earlier day",
+                highlight=False,
+            )
+            return False
         if result.state != "success":
             for stage, error in result.errors.items():
                 console.print(f"\n[red]{stage} of {result.ds} failed:[/]", highlight=False)

@@ -204,8 +204,8 @@ class SparkSettings(Frozen):
 class ScheduleSettings(Frozen):
     cron: str = "0 2 * * *"
     """When a night starts (UTC); it handles the day that ended before."""
-    start_date: str = Field("2017-01-01", pattern=r"^\d{4}-\d{2}-\d{2}$")
-    """First day the schedule knows."""
+    start_date: str = Field("2000-01-01", pattern=r"^\d{4}-\d{2}-\d{2}$")
+    """First day the schedule knows; Airflow runs no task of an earlier one."""
     retries: int = Field(3, ge=0)
     """Retries after an infrastructure error; data errors are never retried."""
     retry_delay_seconds: float = Field(60.0, ge=0)
