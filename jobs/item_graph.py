@@ -4,39 +4,30 @@ Reads:    sequences (training positions only), items
 Writes:   item_graph
 If late:  soft_targets waits; yesterday's champion keeps serving.
 
-Two passes over the training positions: the first weighs single items, the second counts pairs
-in every task, shuffles the counts by ranges of items, and merges, normalises and prunes each
-range in one task, which writes its part of the table. Only one row per item meets the driver.
+Two rounds of tasks: the first turns histories into one flat file of positions, row group by row
+group, and sums up single items; in the second, every task maps that file, counts the pairs of its
+range of items, normalises, prunes and writes its part of the table. No pair is shuffled, and
+only sums over single items meet the driver.
 """
 
 from collections.abc import Sequence
 from datetime import date
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql import SparkSession
 
 from jobs.catalogue import check_catalogue
-from jobs.edges import REPORT_SCHEMA, Pruning, write_bucket
+from jobs.edges import Pruning, write_bucket
 from jobs.normalisers import ItemWeights
-from jobs.pair_counts import (
-    COUNTS_SCHEMA,
-    OWN_FRACTION_BITS,
-    OWN_SCHEMA,
-    PAIRS_AT_ONCE,
-    Counting,
-    fraction_bits,
-    num_position_pairs,
-    own_weights,
-    pair_counts,
-)
-from jobs.spark import adopt, read, session
+from jobs.pair_counts import fraction_bits, num_position_pairs
+from jobs.positions import FRACTION_BITS, Histories, Slice
+from jobs.spark import adopt, run_tasks, session
 from jobs.stopwatch import Stopwatch
 from schemas.command import Night, Stage, run
 from schemas.errors import DataError
@@ -45,6 +36,12 @@ from schemas.items import ITEMS
 from schemas.partitions import Input, Partition, get
 from schemas.sequences import SEQUENCES
 from schemas.settings import ItemGraphSettings, Settings
+
+BUCKETS_PER_CORE = 4
+"""Ranges of items per core, so that cores finish at about the same time."""
+
+POSITIONS_PER_BUCKET = 4_000_000
+"""Training positions whose items one task counts at most, about; bounds its memory."""
 
 
 def inputs(root: Path, ds: date, settings: Settings) -> Sequence[Input]:
@@ -62,107 +59,125 @@ STAGE = Stage(
 
 
 def main(night: Night) -> None:
-    """Counts, merges and publishes the graph of one night."""
+    """Counts, normalises, prunes and publishes the graph of one night."""
     clock, settings = Stopwatch(), night.settings.item_graph
     sequences = get(night.root, SEQUENCES, night.ds)
     num_items = get(night.root, ITEMS, night.ds).manifest.rows
     check_catalogue(sequences, ("item_indices",), num_items)
-    num_pairs = count_against_budget(sequences, settings)
-    counting = Counting(num_items, settings, night.ds, fraction_bits(num_pairs))
+    slices, size = measure(sequences, settings)
     clock.lap("budget")
     spark = session("item_graph", night.settings.spark)
     clock.lap("start_spark")
-    histories = spread(spark, sequences, num_pairs)
-    actions, weights = weigh_items(histories, counting)
-    clock.lap("item_weights")
     draft = night.draft(ITEM_GRAPH)
-    num_buckets = max(night.settings.spark.shuffle_partitions, num_pairs // (2 * PAIRS_AT_ONCE))
-    pruning = Pruning(settings, weights, bucket_bounds(actions, num_buckets), counting.bits)
-    report = count_pairs(histories, counting, pruning, draft.path / "_staging")
+    staging = draft.path / "_staging"
+    staging.mkdir()
+    histories = Histories(staging, num_items, settings, night.ds)
+    actions, weights = write_positions(spark, histories, slices, size)
+    clock.lap("positions")
+    pruning = Pruning(settings, weights, fraction_bits(settings.pair_budget))
+    report = write_edges(spark, histories, pruning, actions, staging)
     clock.lap("pairs")
-    adopt(draft, draft.path / "_staging")
-    without = num_items - report["items_with_edges"]
-    notes = {"position_pairs": num_pairs, **report, "items_without": without}
-    draft.notes |= notes | {"seconds": clock.seconds}
+    adopt(draft, staging)
+    report["items_without"] = num_items - report["items_with_edges"]
+    report["most_actions_of_an_item"] = int(actions.max())
+    draft.notes |= {**size, **report, "seconds": clock.seconds}
     night.publish(draft)
 
 
-def count_against_budget(sequences: Partition, settings: ItemGraphSettings) -> int:
-    """The exact number of position pairs of the training histories, from their lengths alone.
+def measure(
+    sequences: Partition, settings: ItemGraphSettings
+) -> tuple[list[Slice], dict[str, int]]:
+    """Slices of the histories, and how much there is to count, from their lengths alone.
 
     Raises:
-        DataError: It is over the budget; no pair was touched and Spark not started.
+        DataError: The exact number of position pairs of the training histories is over the
+            budget; no pair was touched and Spark not started.
     """
-    num_pairs = longest = 0
+    slices: list[Slice] = []
+    lengths, offset = [], 1
     for file in sequences.files:
-        for batch in pq.ParquetFile(file).iter_batches(columns=["num_train"]):
-            lengths = batch["num_train"].to_numpy().astype(np.int64)
-            num_pairs += num_position_pairs(lengths, settings.window)
-            longest = max(longest, int(lengths.max(initial=0)))
-    if num_pairs > settings.pair_budget:
+        parquet = pq.ParquetFile(file)
+        for group in range(parquet.num_row_groups):
+            column = parquet.read_row_group(group, ["num_train"])["num_train"]
+            slices.append(Slice(len(slices), file, group, offset))
+            lengths.append(column.to_numpy().astype(np.int64))
+            offset += int((lengths[-1] + 1).sum())
+    every = np.concatenate(lengths)
+    size = {
+        "position_pairs": num_position_pairs(every, settings.window),
+        "training_positions": int(every.sum()),
+        "users": len(every),
+        "longest_history": int(every.max()),
+        "median_history": int(np.median(every)),
+    }
+    if size["position_pairs"] > settings.pair_budget:
         raise DataError(
-            f"{num_pairs:,} position pairs in sequences of {sequences.manifest.ds}, "
-            f"whose longest training history has {longest:,} actions",
+            f"{size['position_pairs']:,} position pairs in sequences of {sequences.manifest.ds}, "
+            f"whose longest training history has {size['longest_history']:,} actions",
             f"at most item_graph.pair_budget = {settings.pair_budget:,}",
             "lower sequences.max_history or "
             f"item_graph.window (now {settings.window}), or raise item_graph.pair_budget",
         )
-    return num_pairs
+    return slices, size
 
 
-def spread(spark: SparkSession, sequences: Partition, num_pairs: int) -> DataFrame:
-    """Histories over tasks: two per core at least, and few enough pairs in each to repeat one."""
-    num_tasks = max(2 * spark.sparkContext.defaultParallelism, num_pairs // (8 * PAIRS_AT_ONCE))
-    return read(spark, [sequences]).repartition(num_tasks, "user_id")
+def write_positions(
+    spark: SparkSession, histories: Histories, slices: Sequence[Slice], size: dict[str, int]
+) -> tuple[NDArray[np.int64], ItemWeights]:
+    """Writes all positions; returns training actions and weights of every item, V + 1 long.
 
-
-def weigh_items(histories: DataFrame, counting: Counting) -> tuple[NDArray[np.int64], ItemWeights]:
-    """Training actions and own weight of every item, as vectors of V + 1.
-
-    They meet the driver because an edge needs the weights of both its ends, which other tasks
-    count; one number per item has to reach every task in any plan.
+    They meet the driver because an edge needs the weights of both its ends: one number per item
+    has to reach every task in any plan.
     """
-    kernel = partial(own_weights, counting=counting)
-    partial_sums = histories.select(*counting.columns).mapInArrow(
-        kernel, from_arrow_schema(OWN_SCHEMA)
+    histories.create(size["training_positions"] + size["users"] + 1)
+    run_tasks(spark, histories.write, slices)
+    actions, own, own_fraction, frequency, frequency_fraction = histories.read_sums(len(slices))
+    weights = ItemWeights(
+        own=own + np.ldexp(own_fraction.astype(np.float64), -FRACTION_BITS),
+        frequency=frequency + np.ldexp(frequency_fraction.astype(np.float64), -FRACTION_BITS),
+        num_users=size["users"],
     )
-    sums = [F.sum(name).alias(name) for name in OWN_SCHEMA.names[1:]]
-    found = partial_sums.groupBy("item_index").agg(*sums).toArrow()
-    actions, own = np.zeros(counting.num_items + 1, np.int64), np.zeros(counting.num_items + 1)
-    seen = found["item_index"].to_numpy()
-    actions[seen] = found["actions"].to_numpy()
-    fraction = np.ldexp(found["fraction"].to_numpy().astype(np.float64), -OWN_FRACTION_BITS)
-    own[seen] = found["whole"].to_numpy() + fraction
-    return actions, ItemWeights(own=own)
+    return actions, weights
+
+
+def write_edges(
+    spark: SparkSession,
+    histories: Histories,
+    pruning: Pruning,
+    actions: NDArray[np.int64],
+    staging: Path,
+) -> dict[str, int]:
+    """Writes the parts of the table to `staging` and sums up what their tasks report."""
+    num_buckets = max(
+        BUCKETS_PER_CORE * spark.sparkContext.defaultParallelism,
+        int(actions.sum()) // POSITIONS_PER_BUCKET,
+    )
+    bounds = bucket_bounds(actions, num_buckets)
+    buckets = [
+        (number, first, end)
+        for number, (first, end) in enumerate(pairwise(bounds.tolist()))
+        if first < end
+    ]
+    write = partial(write_edges_of, histories=histories, pruning=pruning, staging=staging)
+    reports = run_tasks(spark, write, buckets)
+    combine = {"max_degree": max}
+    return {name: combine.get(name, sum)(r[name] for r in reports) for name in reports[0]}
+
+
+def write_edges_of(bucket: tuple[int, int, int], **shared: Any) -> dict[str, int]:
+    """One task: `jobs.edges.write_bucket` of (number, first item, end)."""
+    return write_bucket(*bucket, **shared)
 
 
 def bucket_bounds(actions: NDArray[np.int64], num_buckets: int) -> NDArray[np.int64]:
     """Bounds of item ranges with about equal actions, so that popular items make no straggler.
 
     Returns:
-        num_buckets + 1 ascending item indices, from 0 to V + 1; a bucket may be empty.
+        num_buckets + 1 ascending item indices, from 1 to V + 1; a bucket may be empty.
     """
     share = np.cumsum(actions) / max(int(actions.sum()), 1)
     inner = np.searchsorted(share, np.arange(1, num_buckets) / num_buckets) + 1
-    return np.concatenate([[0], np.minimum(inner, len(actions)), [len(actions)]])
-
-
-def count_pairs(
-    histories: DataFrame, counting: Counting, pruning: Pruning, staging: Path
-) -> dict[str, int]:
-    """Counts, shuffles and merges pairs, writes the parts to `staging` and sums up the reports."""
-    staging.mkdir()
-    count = partial(pair_counts, counting=counting, bounds=pruning.bounds)
-    write = partial(write_bucket, pruning=pruning, staging=staging)
-    reports: pa.Table = (
-        histories.select(*counting.columns)
-        .mapInArrow(count, from_arrow_schema(COUNTS_SCHEMA))
-        .repartitionById(len(pruning.bounds) - 1, "bucket")
-        .mapInArrow(write, from_arrow_schema(REPORT_SCHEMA))
-        .toArrow()
-    )
-    totals = {name: reports[name].to_pylist() for name in REPORT_SCHEMA.names}
-    return {n: max(c) if n == "max_degree" else sum(c) for n, c in totals.items()}
+    return np.concatenate([[1], np.minimum(inner, len(actions)), [len(actions)]])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Propagation: the kernel that spreads label mass over the item graph, block by block of seeds.
+"""Propagation: the compiled kernels that spread label mass over the item graph.
 
     Y_{t+1} = α Y_t S + (1-α) Y_0          (Zhou et al., Learning with Local and Global
                                             Consistency, NIPS 2003, eq. in §2; row vectors)
@@ -8,26 +8,66 @@ frozen at its own convergence and pruned to its own largest entries, so that a s
 does not depend on the block it is computed in.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from numba import njit
 from numpy.typing import NDArray
-from scipy import sparse
 
-from jobs.top_k import keep_top_k
+from jobs.shared_rows import Rows
+from jobs.spreading import UNIT, add, scratch, settle, spread
 from schemas.settings import SoftTargetsSettings
 
-SEEDS_AT_ONCE = 512
-"""Rows of one sparse product; bounds a task's memory, not the result."""
 
-ROUNDING = 1e-6
-"""Relative slack when changes of two iterations are compared."""
+@dataclass(frozen=True)
+class Block:
+    """N rows in the making, K entries at most in each.
+
+    `columns` and `units` are [N, K], of which row n uses the first `lengths[n]`; `change` is the
+    last L1 change, 2 before the first iteration. A row that `is_held` keeps to its columns.
+    """
+
+    columns: NDArray[np.int32]
+    units: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    change: NDArray[np.float64]
+    is_pruned: NDArray[np.bool_]
+    is_held: NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, num_rows: int, top_k: int) -> "Block":
+        """Rows without mass."""
+        shape, never = (num_rows, top_k), np.zeros(num_rows, bool)
+        columns, units = np.zeros(shape, np.int32), np.zeros(shape, np.int64)
+        lengths, change = np.zeros(num_rows, np.int64), np.full(num_rows, 2.0)
+        return cls(columns, units, lengths, change, never, never.copy())
+
+    @classmethod
+    def of_seeds(cls, seeds: NDArray[np.int32], top_k: int) -> "Block":
+        """Y_0: all mass of every row on its seed."""
+        block = cls.empty(len(seeds), top_k)
+        block.columns[:, 0], block.units[:, 0], block.lengths[:] = seeds, int(UNIT), 1
+        return block
+
+    def state(self) -> tuple[NDArray[Any], ...]:
+        """All arrays, as the kernels of `jobs/spreading.py` take and change them."""
+        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
+    def as_rows(self) -> Rows:
+        """The rows as CSR, columns ascending, with mass as a number in [0, 1]."""
+        is_used = np.arange(self.columns.shape[1]) < self.lengths[:, None]
+        columns = np.where(is_used, self.columns, np.iinfo(np.int32).max)
+        order = np.argsort(columns, axis=1)
+        masses = np.take_along_axis(self.units, order, axis=1)[is_used] / UNIT
+        ends = np.concatenate([[0], np.cumsum(self.lengths)])
+        return ends, np.take_along_axis(columns, order, axis=1)[is_used], masses
+
+    def dropped(self) -> NDArray[np.float64]:
+        """The mass that every row lacks, N long."""
+        is_used = np.arange(self.columns.shape[1]) < self.lengths[:, None]
+        return np.maximum(1 - (self.units * is_used).sum(axis=1) / UNIT, 0)
 
 
 @dataclass(frozen=True)
@@ -45,161 +85,119 @@ class Trace:
     dropped: NDArray[np.float64]
     num_unconverged: int
 
-    @classmethod
-    def empty(cls) -> "Trace":
-        """The trace of rows that are not iterated."""
-        none, nothing = np.zeros(0, np.int64), np.zeros(0)
-        return cls(nothing, none, none, nothing, num_unconverged=0)
-
-    def as_row(self) -> dict[str, Any]:
-        """This trace as plain values, to travel to the driver."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "Trace":
-        """The trace that `as_row` described."""
-        vectors = {n: np.array(row[n]) for n in ("residual", "active", "held", "dropped")}
-        return cls(**vectors, num_unconverged=row["num_unconverged"])
-
 
 def transition(
-    num_items: int,
+    first: int,
+    end: int,
     item: NDArray[np.int32],
     neighbour: NDArray[np.int32],
     weight: NDArray[np.float64],
-) -> sparse.csr_array:
-    """The row-stochastic graph S, [V + 1, V + 1], from edges in the order of the item.
+) -> Rows:
+    """Rows [first, end) of the row-stochastic graph S, from edges in the order of the item.
 
     An item without edges (or with edges of weight 0 only) leads to itself and keeps its mass.
     """
     has_weight = weight > 0
-    item, neighbour, weight = item[has_weight], neighbour[has_weight], weight[has_weight]
-    total = np.bincount(item, weights=weight, minlength=num_items + 1)
-    alone = np.flatnonzero(total == 0).astype(np.int32)
-    rows, columns = np.concatenate([item, alone]), np.concatenate([neighbour, alone])
-    share = np.concatenate([weight / total[item], np.ones(len(alone))])
-    return sparse.csr_array((share, (rows, columns)), shape=(num_items + 1, num_items + 1))
-
-
-@lru_cache(maxsize=1)
-def read_transition(files: tuple[Path, ...], num_items: int) -> sparse.csr_array:
-    """S with an identity below, [2 (V + 1), V + 1], once per worker process, from part files.
-
-    The identity lets one product add the seeds: [α Y | (1-α) Y_0] · [S; I].
-    """
-    names = ["item_index", "neighbour_index", "weight"]
-    edges = pa.concat_tables([pq.ParquetFile(file).read(columns=names) for file in files])
-    graph = transition(num_items, *(edges[name].to_numpy() for name in names))
-    return with_seed_rows(graph)
-
-
-def with_seed_rows(graph: sparse.csr_array) -> sparse.csr_array:
-    """[S; I], as `propagate` multiplies with it."""
-    identity = sparse.eye_array(graph.shape[0], format="csr")
-    return sparse.vstack([graph, identity], format="csr")
+    row, neighbour, weight = item[has_weight] - first, neighbour[has_weight], weight[has_weight]
+    total = np.bincount(row, weights=weight, minlength=end - first)
+    alone = np.flatnonzero(total == 0)
+    rows = np.concatenate([row, alone])
+    order = np.argsort(rows, kind="stable")
+    columns = np.concatenate([neighbour, alone + first])[order].astype(np.int32)
+    share = np.concatenate([weight / total[row], np.ones(len(alone))])[order]
+    return (
+        np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=end - first))]),
+        columns,
+        share,
+    )
 
 
 def propagate(
-    seeds: NDArray[np.int32], graph_and_seeds: sparse.csr_array, settings: SoftTargetsSettings
-) -> tuple[sparse.csr_array, Trace]:
-    """Label mass that reached items from each of N seeds.
+    seeds: NDArray[np.int32], graph: Rows, settings: SoftTargetsSettings
+) -> tuple[Block, Trace]:
+    """Label mass that reached items from each of N seeds, every row to its own convergence.
 
     Args:
         seeds: Item indices, N long.
-        graph_and_seeds: [S; I], of `with_seed_rows`.
+        graph: S, all V + 1 rows.
         settings: α, tolerance, max_iterations and top_k.
 
     Returns:
-        Y [N, V + 1], columns ascending, at most `top_k` per row, which with what was dropped
-        sums to 1; and the trace. Rows that did not converge hold their last iteration.
+        Rows that with what was dropped sum to 1, and the trace. Rows that did not converge hold
+        their last iteration.
     """
-    num_seeds, width = len(seeds), graph_and_seeds.shape[1]
-    ones, one_each = np.ones(num_seeds), np.arange(num_seeds + 1)
-    start = sparse.csr_array((ones, seeds, one_each), shape=(num_seeds, width))
-    never = np.zeros(num_seeds, bool)
-    most = np.full(num_seeds, 2.0)
-    rows = _Rows(np.arange(num_seeds), start, start, change=most, is_pruned=never, is_held=never)
-    finished: list[_Rows] = []
-    dropped = np.zeros(num_seeds)
-    trace: list[tuple[float, ...]] = []
-    while rows.seed.size and len(trace) < settings.max_iterations:
-        rows = _iterate(rows, graph_and_seeds, settings)
-        dropped[rows.seed] = 1 - rows.mass.sum(axis=1)
-        trace.append((rows.change.max(), len(rows.seed), rows.is_held.sum(), dropped.sum()))
-        is_converged = rows.change < settings.tolerance
-        finished.append(rows.take(np.flatnonzero(is_converged)))
-        rows = rows.take(np.flatnonzero(~is_converged))
-    order = np.argsort(np.concatenate([r.seed for r in (*finished, rows)]))
-    mass = sparse.vstack([r.mass for r in (*finished, rows)], format="csr")[order]
-    residual, active, held, dropped_sums = (np.array(t) for t in zip(*trace, strict=True))
-    return mass, Trace(residual, active, held, dropped_sums, num_unconverged=len(rows.seed))
+    block = Block.of_seeds(seeds, settings.top_k)
+    traces = np.zeros((4, settings.max_iterations))
+    kind = (settings.alpha, settings.tolerance)
+    num_unconverged = _propagate(seeds, block.state(), graph, *kind, traces)
+    residual, active, held, dropped = traces[:, : np.count_nonzero(traces[1])]
+    return block, Trace(residual, active.astype(int), held.astype(int), dropped, num_unconverged)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """N rows in iteration: the seed's number, Y_t, Y_0, the last L1 change, and their state."""
-
-    seed: NDArray[np.int64]
-    mass: sparse.csr_array
-    start: sparse.csr_array
-    change: NDArray[np.float64]
-    is_pruned: NDArray[np.bool_]
-    is_held: NDArray[np.bool_]
-
-    def take(self, order: NDArray[np.int64]) -> "_Rows":
-        return _Rows(*(getattr(self, name)[order] for name in self.__dataclass_fields__))
-
-
-def _iterate(
-    rows: _Rows, graph_and_seeds: sparse.csr_array, settings: SoftTargetsSettings
-) -> _Rows:
-    """One iteration of all rows, which come back in another order: held ones last.
-
-    Without pruning a row's change falls by the factor α at least. Pruning can make columns of
-    nearly the same mass take turns for ever. So a row that was pruned and whose change does not
-    fall like that is held: it keeps to its columns from there on, and every further iteration
-    is a contraction by α again.
-    """
-    rows = rows.take(np.argsort(rows.is_held, kind="stable"))
-    num_free = int(np.count_nonzero(~rows.is_held))
-    moved = [settings.alpha * rows.mass, (1 - settings.alpha) * rows.start]
-    spread = sparse.hstack(moved, format="csr")
-    free, held = spread[:num_free] @ graph_and_seeds, spread[num_free:] @ graph_and_seeds
-    is_pruned = rows.is_pruned.copy()
-    is_pruned[:num_free] |= np.diff(free.indptr) > settings.top_k
-    held_columns = rows.mass[num_free:].astype(bool)
-    kept = [keep_top_k(free, settings.top_k), held.multiply(held_columns)]
-    mass = sparse.vstack(kept, format="csr")
-    mass.sort_indices()
-    change = abs(mass - rows.mass).sum(axis=1)
-    falls = change <= settings.alpha * rows.change * (1 + ROUNDING)
-    is_held = rows.is_held | (is_pruned & ~falls)
-    return replace(rows, mass=mass, change=change, is_pruned=is_pruned, is_held=is_held)
+@njit(cache=True)
+def _propagate(seeds, block, graph, alpha, tolerance, traces):  # type: ignore[no-untyped-def]
+    columns, units, lengths, change, _, is_held = block
+    found, touched, before, heap = scratch(len(graph[0]) - 1, columns.shape[1])
+    kept = np.array([np.int64((1 - alpha) * UNIT)])
+    num_unconverged = 0
+    for row in range(len(seeds)):
+        is_active = True
+        for iteration in range(traces.shape[1]):
+            if is_active:
+                length = lengths[row]
+                num_touched = spread(
+                    columns[row, :length], units[row, :length], alpha, 0, *graph,
+                    found, touched, 0,
+                )  # fmt: skip
+                num_touched = add(seeds[row : row + 1], kept, found, touched, num_touched)
+                settle(row, block, found, touched, num_touched, before, heap, alpha)
+                traces[0, iteration] = max(traces[0, iteration], change[row])
+                traces[1, iteration] += 1
+                traces[2, iteration] += is_held[row]
+                is_active = change[row] >= tolerance
+            traces[3, iteration] += 1 - units[row, : lengths[row]].sum() / UNIT
+        num_unconverged += is_active
+    return num_unconverged
 
 
 def mix(
     histories: NDArray[np.int32],
     lengths: NDArray[np.int64],
-    item_rows: sparse.csr_array,
+    item_rows: Rows,
     settings: SoftTargetsSettings,
-) -> sparse.csr_array:
+) -> Block:
     """Users' soft targets U[u] = Σ_p r_p P[x_p], pruned to `top_k`; linear, never iterated.
 
     Args:
         histories: Item indices of N users, one user after the other, oldest first.
         lengths: Actions per user, N long, each ≥ 1.
-        item_rows: P, [V + 1, V + 1].
+        item_rows: P, all V + 1 rows.
         settings: `user_recency`: r_p falls by it with every later action and sums to 1.
     """
-    ends = np.cumsum(lengths)
+    block = Block.empty(len(lengths), settings.top_k)
+    shares = recency_shares(lengths, settings.user_recency)
+    _mix(histories, np.cumsum(lengths), shares, block.state(), item_rows)
+    return block
+
+
+def recency_shares(lengths: NDArray[np.int64], user_recency: float) -> NDArray[np.float64]:
+    """r_p of all actions of N users, in units of mass; each user's sum to 1."""
+    later = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(lengths.sum())
+    recency = np.power(user_recency, later)
     user = np.repeat(np.arange(len(lengths)), lengths)
-    later_actions = np.repeat(ends, lengths) - 1 - np.arange(len(histories))
-    recency = np.power(settings.user_recency, later_actions)
-    share = recency / np.bincount(user, weights=recency)[user]
-    starts = np.concatenate([[0], ends])
-    shape = (len(lengths), item_rows.shape[0])
-    shares = sparse.csr_array((share, histories, starts), shape=shape)
-    return keep_top_k(shares @ item_rows, settings.top_k)
+    return UNIT * recency / np.bincount(user, weights=recency, minlength=len(lengths))[user]
+
+
+@njit(cache=True)
+def _mix(histories, user_ends, shares, block, item_rows):  # type: ignore[no-untyped-def]
+    found, touched, before, heap = scratch(len(item_rows[0]) - 1, block[0].shape[1])
+    start = 0
+    for row, end in enumerate(user_ends):
+        num_touched = spread(
+            histories[start:end], shares[start:end], 1.0, 0, *item_rows, found, touched, 0
+        )
+        settle(row, block, found, touched, num_touched, before, heap, 1.0)
+        start = end
 
 
 def join_traces(traces: Sequence[Trace]) -> Trace:

@@ -1,30 +1,29 @@
 """Soft targets: one row per seed and the label distribution that reached items from it.
 
-Reads:    item_graph, items, sequences (training positions only)
+Reads:    item_graph, items, sequences (training positions; validation for diagnostics only)
 Writes:   soft_targets
 If late:  training waits; yesterday's champion keeps serving.
 
-Tasks take seeds in the order of their ids. Each worker reads the published graph itself, once,
-propagates its block of items and writes its part of the table; then users' rows are mixed from
-the items' rows in the same way. Only the traces of the iterations meet the driver.
+One task lays the published graph out for all workers of a machine to map. Tasks then take items in
+the order of their ids, propagate and write their part of the table; users' rows are mixed from
+the items' rows in the same way. Where the graph is too large for that, `jobs/plans.py` has a
+second plan with the same result.
 """
 
 from collections.abc import Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_schema
+import pyarrow.parquet as pq
 
 from jobs.catalogue import check_catalogue
-from jobs.propagation import Trace, join_traces
-from jobs.seed_parts import TRACE_SCHEMA, write_item_part, write_user_part
-from jobs.spark import adopt, read, session
+from jobs.diagnostics import Shape, summary
+from jobs.plans import choose_plan, mix_users, propagate_items
+from jobs.propagation import Trace
+from jobs.seed_parts import Seeds, Work, count_hits, share_graph, share_item_rows
+from jobs.spark import adopt, run_tasks, session
 from jobs.stopwatch import Stopwatch
 from schemas.command import Night, Stage, run
 from schemas.errors import DataError
@@ -35,14 +34,16 @@ from schemas.sequences import SEQUENCES
 from schemas.settings import Settings, SoftTargetsSettings
 from schemas.soft_targets import SOFT_TARGETS
 
-SEEDS_PER_TASK = 16_384
-"""Seeds whose rows one task holds at most, about, before it writes them."""
+SEEDS_PER_TASK = 8_192
+"""Seeds whose rows one task holds at most."""
+
+TASKS_PER_CORE = 4
+"""Tasks per core at least, so that cores finish at about the same time."""
 
 
 def inputs(root: Path, ds: date, settings: Settings) -> Sequence[Input]:
-    """Graph and items of the night, and sequences where users are seeds."""
-    contracts = [ITEM_GRAPH, ITEMS, *[SEQUENCES] * settings.soft_targets.user_seeds]
-    return [get(root, contract, ds).as_input() for contract in contracts]
+    """Graph, items and sequences of the night."""
+    return [get(root, contract, ds).as_input() for contract in (ITEM_GRAPH, ITEMS, SEQUENCES)]
 
 
 STAGE = Stage(
@@ -57,99 +58,85 @@ STAGE = Stage(
 def main(night: Night) -> None:
     """Propagates from all seeds of one night and publishes where it arrived."""
     clock, settings = Stopwatch(), night.settings.soft_targets
-    graph, items = get(night.root, ITEM_GRAPH, night.ds), get(night.root, ITEMS, night.ds)
-    check_catalogue(graph, ("item_index", "neighbour_index"), items.manifest.rows)
+    graph, items, sequences = (
+        get(night.root, contract, night.ds) for contract in (ITEM_GRAPH, ITEMS, SEQUENCES)
+    )
+    num_items, limit_mb = items.manifest.rows, night.settings.spark.broadcast_limit_mb
+    check_catalogue(graph, ("item_index", "neighbour_index"), num_items)
+    check_catalogue(sequences, ("item_indices",), num_items)
     spark = session("soft_targets", night.settings.spark)
+    cores = spark.sparkContext.defaultParallelism
     clock.lap("start_spark")
     draft = night.draft(SOFT_TARGETS)
     staging = draft.path / "_staging"
     staging.mkdir()
-    reports = write_items(spark, items, graph, settings, staging)
-    trace = join_traces([Trace.from_row(report) for report in reports])
-    log(trace, items.manifest.rows)
+    work = Work(settings, staging, tuple(graph.files), tuple(items.files), num_items)
+    (graph_bytes,) = run_tasks(spark, share_graph, [work])
+    plan, reason = choose_plan(graph_bytes, night.settings.spark)
+    print(f"soft_targets: {plan} plan: {reason}", flush=True)
+    clock.lap("share_graph")
+    shapes, trace, shuffled = propagate_items(
+        spark, plan, seed_ranges(num_items, cores), work, limit_mb
+    )
+    log(trace, num_items)
     check_converged(trace, settings)
-    draft.notes |= {"item": totals(reports), "iterations": iterations(trace, items.manifest.rows)}
     clock.lap("items")
+    users = user_ranges(sequences, cores)
+    run_tasks(spark, share_item_rows, [work])
+    user_shapes: list[Shape] = []
     if settings.user_seeds:
-        sequences = get(night.root, SEQUENCES, night.ds)
-        check_catalogue(sequences, ("item_indices",), items.manifest.rows)
-        draft.notes["user"] = totals(write_users(spark, sequences, items, settings, staging))
-        clock.lap("users")
+        user_shapes, user_shuffled = mix_users(spark, plan, users, work, limit_mb)
+        shuffled += user_shuffled
+    clock.lap("users")
+    counts = run_tasks(spark, partial(count_hits, work=work), users)
+    draft.notes |= {"plan": plan, "plan_reason": reason, "shuffled_bytes": shuffled}
+    draft.notes["item"] = summary(shapes, [by_item for by_item, _ in counts])
+    if settings.user_seeds:
+        draft.notes["user"] = summary(user_shapes, [by_user for _, by_user in counts])
+    draft.notes["iterations"] = iterations(trace, num_items)
     adopt(draft, staging)
+    clock.lap("diagnostics")
     draft.notes["seconds"] = clock.seconds
     night.publish(draft)
 
 
-def write_items(
-    spark: SparkSession,
-    items: Partition,
-    graph: Partition,
-    settings: SoftTargetsSettings,
-    staging: Path,
-) -> list[dict[str, Any]]:
-    """Propagates from all items; tasks write the parts and report."""
-    write = partial(
-        write_item_part,
-        settings=settings,
-        staging=staging,
-        graph_files=tuple(graph.files),
-        num_items=items.manifest.rows,
-    )
-    seeds = read(spark, [items]).select("item_id", "item_index")
-    return run_tasks(in_order(seeds, items.manifest.rows), write)
+def seed_ranges(num_seeds: int, num_cores: int) -> list[Seeds]:
+    """Ranges of items in the order of their ids, for one task each."""
+    num_tasks = max(1, min(num_seeds, TASKS_PER_CORE * num_cores), -(-num_seeds // SEEDS_PER_TASK))
+    bounds = [num_seeds * number // num_tasks for number in range(num_tasks + 1)]
+    return [Seeds(n, bounds[n], bounds[n + 1]) for n in range(num_tasks)]
 
 
-def write_users(
-    spark: SparkSession,
-    sequences: Partition,
-    items: Partition,
-    settings: SoftTargetsSettings,
-    staging: Path,
-) -> list[dict[str, Any]]:
-    """Mixes all users' rows from the items' staged rows; tasks write the parts and report."""
-    write = partial(
-        write_user_part, settings=settings, staging=staging, items_files=tuple(items.files)
-    )
-    training = F.slice("item_indices", 1, F.col("num_train")).alias("item_indices")
-    histories = read(spark, [sequences]).select("user_id", training)
-    return run_tasks(in_order(histories, sequences.manifest.rows), write)
-
-
-def in_order(seeds: DataFrame, num_seeds: int) -> DataFrame:
-    """Seeds in the order of their ids (the first column), over two tasks per core at least."""
-    cores = seeds.sparkSession.sparkContext.defaultParallelism
-    num_tasks = max(2 * cores, -(-num_seeds // SEEDS_PER_TASK))
-    seed_id = seeds.columns[0]
-    return seeds.repartitionByRange(num_tasks, seed_id).sortWithinPartitions(seed_id)
-
-
-def run_tasks(seeds: DataFrame, write: Any) -> list[dict[str, Any]]:
-    """Runs one task per partition of the seeds; returns their reports (`TRACE_SCHEMA`)."""
-    reports: pa.Table = seeds.mapInArrow(write, from_arrow_schema(TRACE_SCHEMA)).toArrow()
-    return reports.to_pylist()
+def user_ranges(sequences: Partition, num_cores: int) -> list[Seeds]:
+    """Ranges of users in key order, for one task each, none beyond a row group."""
+    rows_per_task = -(-sequences.manifest.rows // (TASKS_PER_CORE * num_cores))
+    rows_per_task = min(SEEDS_PER_TASK, max(1, rows_per_task))
+    ranges: list[Seeds] = []
+    for file in sequences.files:
+        footer = pq.read_metadata(file)
+        for group in range(footer.num_row_groups):
+            num_rows = footer.row_group(group).num_rows
+            for start in range(0, num_rows, rows_per_task):
+                stop = min(start + rows_per_task, num_rows)
+                ranges.append(Seeds(len(ranges), start, stop, file, group))
+    return ranges
 
 
 def check_converged(trace: Trace, settings: SoftTargetsSettings) -> None:
     """Checks that every row changed by less than the tolerance in its last iteration.
 
     Raises:
-        DataError: With the residual and the settings that decide.
+        DataError: With the residual and the settings that decide, unless `allow_unconverged`.
     """
-    if trace.num_unconverged:
+    if trace.num_unconverged and not settings.allow_unconverged:
         raise DataError(
             f"{trace.num_unconverged:,} seeds with an L1 change of up to "
             f"{trace.residual[-1]:.3g} in iteration {len(trace.residual)}",
             f"less than soft_targets.tolerance = {settings.tolerance:g} within "
             f"soft_targets.max_iterations = {settings.max_iterations}",
-            f"raise max_iterations or tolerance, or lower soft_targets.alpha = {settings.alpha:g}",
+            f"raise max_iterations or tolerance, lower soft_targets.alpha = {settings.alpha:g}, "
+            "or set soft_targets.allow_unconverged",
         )
-
-
-def totals(reports: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Rows of a kind of seed and the mass they dropped on average, for the manifest."""
-    rows = sum(report["rows"] for report in reports)
-    dropped = sum(report["dropped_mass"] for report in reports) / max(rows, 1)
-    return {"rows": rows, "mean_dropped_mass": float(f"{dropped:.6g}")}
 
 
 def iterations(trace: Trace, num_seeds: int) -> list[dict[str, float]]:

@@ -4,11 +4,12 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -23,6 +24,8 @@ from schemas.settings import SparkSettings
 
 LITERAL_PATHS = {"__globPaths__": "false"}
 """Reader options: a bracket or an asterisk in a path is that character and no pattern."""
+ROW_GROUP_BYTES = 16 * 2**20
+"""Of Parquet that Spark writes: tasks that read it themselves take a row group each."""
 GREETINGS = re.compile(
     rb"WARNING: Using incubator|Using Spark's default|Setting default log|To adj"
 )
@@ -48,6 +51,7 @@ def session(name: str, settings: SparkSettings) -> SparkSession:
         .config("spark.sql.legacy.parquet.nanosAsLong", "true")
         .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
         .config("spark.sql.parquet.compression.codec", "zstd")
+        .config("spark.hadoop.parquet.block.size", ROW_GROUP_BYTES)
         .config("spark.sql.sources.parallelPartitionDiscovery.threshold", 100_000)
         .config("spark.sql.execution.arrow.pyspark.enabled", "true")
         .config("spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
@@ -123,6 +127,12 @@ def publish(
     ordered.write.mode("overwrite").parquet(str(staging))
     adopt(run, staging)
     return night.publish(run, ds, inputs)
+
+
+def run_tasks(spark: SparkSession, work: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
+    """Runs `work` on each of the tasks on the executors; returns what it returned, in order."""
+    context = spark.sparkContext
+    return context.parallelize(tasks, len(tasks)).map(work).collect()
 
 
 def adopt(run: Draft, folder: Path) -> None:

@@ -1,66 +1,97 @@
-"""Top k: the largest entries of every row of a sparse matrix, ties to the smaller column.
+"""Top k: the strongest entries of a row, ties to the smaller column.
 
-The one selection that item graph and propagation share. It never orders a whole row: it finds
-each row's k-th largest value and keeps what lies above it.
+The one selection that item graph and propagation share. It never orders a whole row: a heap of
+the k strongest entries so far turns most of a long row away with one comparison.
 """
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
-from scipy import sparse
-
-SLAB_ENTRIES = 4_000_000
-"""Padded entries selected from at once; bounds memory, not the result."""
 
 
-def keep_top_k(matrix: sparse.csr_array, k: int) -> sparse.csr_array:
-    """A matrix of the same shape with the entries `is_among_top_k` names, columns ascending."""
-    keep = is_among_top_k(matrix, k)
-    kept_before = np.concatenate([[0], np.cumsum(keep)])
-    parts = (matrix.data[keep], matrix.indices[keep], kept_before[matrix.indptr])
-    kept = sparse.csr_array(parts, shape=matrix.shape)
-    kept.sort_indices()
-    return kept
+@njit(cache=True)
+def _is_weaker(values, columns, one, other):  # type: ignore[no-untyped-def]
+    if values[one] != values[other]:
+        return values[one] < values[other]
+    return columns[one] > columns[other]
 
 
-def is_among_top_k(matrix: sparse.csr_array, k: int) -> NDArray[np.bool_]:
-    """For every stored entry, whether it is one of the k largest positive ones of its row.
+@njit(cache=True)
+def _sink(heap, size, at, values, columns):  # type: ignore[no-untyped-def]
+    """Lets the entry at a place of the heap sink until nothing weaker is below it."""
+    entry = heap[at]
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        if child + 1 < size and _is_weaker(values, columns, heap[child + 1], heap[child]):
+            child += 1
+        if not _is_weaker(values, columns, heap[child], entry):
+            break
+        heap[at] = heap[child]
+        at = child
+    heap[at] = entry
+
+
+@njit(cache=True)
+def choose_top_k(values, columns, start, stop, k, heap):  # type: ignore[no-untyped-def]
+    """Puts into `heap` the places in [start, stop) of the k strongest positive entries.
 
     Args:
-        matrix: R rows without repeated columns, in any order within a row; values ≥ 0.
+        values: Entries of one row, any number type.
+        columns: Their columns, each once, in any order.
+        start: First place of the row.
+        stop: End of the row.
+        k: Entries to choose, ≥ 1; of equal ones those with the smaller column.
+        heap: int64 [≥ k]; its first places are overwritten, in no order.
+
+    Returns:
+        How many were chosen.
+    """
+    size = 0
+    for entry in range(start, stop):
+        if not values[entry] > 0:
+            continue
+        if size < k:
+            heap[size] = entry
+            size += 1
+            if size == k:
+                for at in range(k // 2 - 1, -1, -1):
+                    _sink(heap, k, at, values, columns)
+        elif _is_weaker(values, columns, heap[0], entry):
+            heap[0] = entry
+            _sink(heap, k, 0, values, columns)
+    return size
+
+
+@njit(cache=True)
+def _top_k_of_rows(ends, columns, values, k):  # type: ignore[no-untyped-def]
+    kept = np.empty(min(len(columns), k * (len(ends) - 1)), np.int64)
+    kept_ends = np.zeros(len(ends), np.int64)
+    heap = np.empty(k, np.int64)
+    num_kept = 0
+    for row in range(len(ends) - 1):
+        size = choose_top_k(values, columns, ends[row], ends[row + 1], k, heap)
+        chosen = heap[:size]
+        kept[num_kept : num_kept + size] = chosen[np.argsort(columns[chosen])]
+        num_kept += size
+        kept_ends[row + 1] = num_kept
+    return kept[:num_kept], kept_ends
+
+
+def top_k_of_rows(
+    ends: NDArray[np.int64], columns: NDArray[np.int32], values: NDArray[np.float64], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the k strongest positive entries of every row are, columns ascending.
+
+    Args:
+        ends: Row r of R holds the entries [ends[r], ends[r + 1]); R + 1 long.
+        columns: Column of every entry, each once a row, in any order.
+        values: Value of every entry.
         k: Entries to keep per row, ≥ 1; of equal ones those with the smaller column.
+
+    Returns:
+        Places of the kept entries, row after row, and their row ends, R + 1 long.
     """
-    degrees = np.diff(matrix.indptr)
-    limit_of_row = _kth_largest_of_long_rows(matrix, degrees, k)
-    row = np.repeat(np.arange(len(degrees)), degrees)
-    limit = limit_of_row[row]
-    keep = matrix.data > limit
-    ties = np.flatnonzero(matrix.data == limit)
-    if ties.size:
-        ties = ties[np.lexsort((matrix.indices[ties], row[ties]))]
-        row_of_tie = row[ties]
-        rank = np.arange(len(ties)) - np.searchsorted(row_of_tie, row_of_tie)
-        num_above = np.bincount(row[keep], minlength=len(degrees))
-        keep[ties[rank < k - num_above[row_of_tie]]] = True
-    return keep & (matrix.data > 0)
-
-
-def _kth_largest_of_long_rows(
-    matrix: sparse.csr_array, degrees: NDArray[np.int32], k: int
-) -> NDArray[np.float64]:
-    """Per row the k-th largest value; -inf for rows of at most k entries.
-
-    Rows are taken together by size, padded to a power of two.
-    """
-    limits = np.full(len(degrees), -np.inf)
-    long_rows = np.flatnonzero(degrees > k)
-    exponents = np.ceil(np.log2(degrees[long_rows])).astype(int)
-    for exponent in np.unique(exponents):
-        rows, width = long_rows[exponents == exponent], 1 << int(exponent)
-        for slab in np.array_split(rows, -(-len(rows) * width // SLAB_ENTRIES)):
-            entry = matrix.indptr[slab].astype(np.int64)[:, None] + np.arange(width)
-            is_entry = np.arange(width) < degrees[slab][:, None]
-            padded = matrix.data[np.minimum(entry, matrix.nnz - 1)]
-            padded[~is_entry] = -np.inf
-            padded.partition(width - k, axis=1)
-            limits[slab] = padded[:, width - k]
-    return limits
+    kept: tuple[NDArray[np.int64], NDArray[np.int64]] = _top_k_of_rows(ends, columns, values, k)
+    return kept

@@ -74,8 +74,10 @@ class ItemGraphSettings(Frozen):
     """A user with n actions counts with weight n to the minus this; 0 counts all alike."""
     direction: Literal["symmetric", "forward"] = "symmetric"
     """Whether an edge also leads from the later item back to the earlier."""
-    normaliser: Literal["raw", "cosine"] = "cosine"
-    """raw keeps pair weights; cosine divides by the geometric mean of the items' own weights."""
+    normaliser: Literal["raw", "cosine", "jaccard", "lift", "pmi", "bm25"] = "cosine"
+    """How a pair's weight becomes an edge's; the formulas are in `jobs/normalisers.py`."""
+    shrinkage: float = Field(0.0, ge=0)
+    """An edge is multiplied by w / (w + this), w its pair weight: few meetings are trusted less."""
     min_pair_weight: float = Field(0.0, ge=0)
     """Pairs with less summed weight than this are noise and dropped."""
     top_k: int = Field(100, ge=1)
@@ -91,6 +93,8 @@ class SoftTargetsSettings(Frozen):
     """Largest L1 change of a row at which it counts as converged."""
     max_iterations: int = Field(30, ge=1)
     """Iterations after which a row that has not converged fails the stage."""
+    allow_unconverged: bool = False
+    """Publish rows that did not converge as they are, instead of failing."""
     top_k: int = Field(100, ge=1)
     """Largest entries kept per row; the rest is recorded as dropped mass."""
     user_seeds: bool = True
@@ -197,6 +201,10 @@ class SparkSettings(Frozen):
     """Partitions after a shuffle; results do not depend on it."""
     files_per_table: int = Field(1, ge=1)
     """Part files of a table; graph and soft targets have one per task. No digest depends on it."""
+    plan: Literal["auto", "broadcast", "blocked"] = "auto"
+    """Propagation with the whole graph in every worker, in blocks, or by its size; same result."""
+    broadcast_limit_mb: int = Field(2048, ge=1)
+    """MiB of graph up to which every worker maps the whole of it."""
     conf: dict[str, str] = Field(default_factory=dict)
     """Further Spark configuration, passed as it is."""
 

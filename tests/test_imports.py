@@ -18,7 +18,7 @@ ALLOWED_OWN = {
 NUMBERS = {"numpy", "scipy", "pandas", "pyarrow"}
 ALLOWED_OTHERS = {
     "schemas": {"pyarrow", "pydantic"},
-    "jobs": NUMBERS | {"pyspark", "py4j"},
+    "jobs": {"numpy", "numba", "pyarrow", "pyspark", "py4j"},
     "trainer": NUMBERS | {"torch", "mlflow", "safetensors", "rich", "tqdm", "sklearn"},
     "dags": {"airflow"},
     "demo": {"pyarrow", "rich"},

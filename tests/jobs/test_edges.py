@@ -1,19 +1,21 @@
 import numpy as np
 import pytest
-from scipy import sparse
 
 from jobs.edges import Pruning, edges
 from jobs.normalisers import ItemWeights
+from jobs.pair_counts import Counts
 from schemas.settings import ItemGraphSettings
 
 UNIT = 2**10
 
 
 def rows(counts, **settings):
-    own = ItemWeights(own=np.ones(len(counts[0])))
+    """Edges of the items from 1 on, from their dense counts in units."""
+    dense, ones = np.array(counts, dtype=np.int64), np.ones(len(counts[0]))
     kind = ItemGraphSettings(normaliser="raw", **settings)
-    matrix = sparse.csr_array(np.array(counts, dtype=np.int64))
-    columns = edges(matrix, 1, Pruning(kind, own, np.array([1, 1 + len(counts)]), bits=10))
+    ends = np.concatenate([[0], np.cumsum((dense > 0).sum(axis=1))])
+    sparse = Counts(1, ends, np.nonzero(dense)[1].astype(np.int32), dense[dense > 0])
+    columns = edges(sparse, Pruning(kind, ItemWeights(ones, ones, 1), bits=10))
     return [tuple(row) for row in zip(*(c.tolist() for c in columns.values()), strict=True)]
 
 
@@ -31,3 +33,8 @@ def test_the_strongest_neighbours_stay_in_key_order_and_ties_go_to_the_smaller_i
 def test_lighter_pairs_than_min_pair_weight_are_dropped(least, num_kept):
     found = rows([[0, 0, UNIT, 2 * UNIT, UNIT // 2]], min_pair_weight=least)
     assert len(found) == num_kept
+
+
+def test_shrinkage_trusts_a_pair_of_little_weight_less():
+    ((_, _, pair_weight, weight),) = rows([[0, 0, 3 * UNIT]], shrinkage=1.0)
+    assert (pair_weight, weight) == (3.0, pytest.approx(3.0 * 3 / 4))

@@ -1,16 +1,18 @@
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
-from jobs import sequences
+from jobs import item_graph, sequences
 from jobs.item_graph import bucket_bounds, main
 from schemas.errors import ContractError, DataError
 from schemas.interactions import INTERACTIONS
 from schemas.item_graph import ITEM_GRAPH
 from schemas.items import ITEMS
 from schemas.partitions import get, partition_path
+from schemas.publishing import draft, new_token, publish
 from schemas.sequences import SEQUENCES
 from schemas.settings import Settings
 
@@ -149,8 +151,8 @@ def test_the_manifest_says_how_much_was_counted(catalogue, histories, graph):
     assert notes["position_pairs"] == 2
     assert (notes["edges"], notes["max_degree"]) == (4, 2)
     assert (notes["items_with_edges"], notes["items_without"]) == (3, 2)
-    assert notes["shuffled_bytes"] > 0
-    assert notes["seconds"].keys() == {"budget", "start_spark", "item_weights", "pairs"}
+    assert (notes["longest_history"], notes["most_actions_of_an_item"]) == (3, 1)
+    assert notes["seconds"].keys() == {"budget", "start_spark", "positions", "pairs"}
 
 
 def test_op15_histories_without_a_pair_publish_no_graph(catalogue, histories, graph):
@@ -193,26 +195,27 @@ def test_op19_a_user_with_100_times_the_median_history_stays_within_the_budget(
     assert notes["position_pairs"] < budget["item_graph"]["pair_budget"] < 2000 * 10
 
 
-def test_op20_partitions_and_batches_do_not_change_the_digest(catalogue, histories, graph, spark):
+def test_op20_ranges_of_items_and_row_groups_do_not_change_the_digest(
+    catalogue, histories, graph, monkeypatch, tmp_path
+):
     catalogue(12)
-    histories(random_users())
+    sequences = histories(random_users())
     kind = {"user_damping": 0.7, "time_decay_days": 0.3, "top_k": 5}
-    batch_rows = "spark.sql.execution.arrow.maxRecordsPerBatch"
-    usual = spark.conf.get(batch_rows)
-    one = {"shuffle_partitions": 1}
-    many = {"shuffle_partitions": 13, "conf": {batch_rows: "3"}}
-    try:
-        digests = {graph(settings(s, **kind)).manifest.content_digest for s in (None, one, many)}
-    finally:
-        spark.conf.set(batch_rows, usual)
-    assert len(digests) == 1
+    expected = graph(**kind)
+    monkeypatch.setattr(item_graph, "POSITIONS_PER_BUCKET", 30)
+    run = draft(tmp_path, SEQUENCES, date(2017, 10, 31), new_token())
+    pq.write_table(sequences.read(), run.path / "part-00000.parquet", row_group_size=7)
+    publish(run, date(2017, 10, 31))
+    found = graph(**kind)
+    assert len(found.files) > len(expected.files)
+    assert found.manifest.content_digest == expected.manifest.content_digest
 
 
 def test_buckets_hold_about_equal_actions_and_every_item():
     actions = np.array([0, 50, 1, 1, 1, 1, 46])
-    assert bucket_bounds(actions, 2).tolist() == [0, 2, 7]
-    assert bucket_bounds(actions, 1).tolist() == [0, 7]
-    assert bucket_bounds(np.zeros(4, int), 3).tolist() == [0, 4, 4, 4]
+    assert bucket_bounds(actions, 2).tolist() == [1, 2, 7]
+    assert bucket_bounds(actions, 1).tolist() == [1, 7]
+    assert bucket_bounds(np.zeros(4, int), 3).tolist() == [1, 4, 4, 4]
 
 
 def test_op19_too_many_pairs_fail_before_any_work_and_name_what_to_change(

@@ -1,28 +1,17 @@
-from datetime import UTC, date, datetime, timedelta
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import exp
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import pair_counts
-from jobs.pair_counts import (
-    OWN_FRACTION_BITS,
-    Counting,
-    fraction_bits,
-    merge,
-    num_position_pairs,
-    own_weights,
-)
-from schemas.contract import TIMESTAMP
+from jobs.pair_counts import count_pairs, fraction_bits, num_position_pairs
 from schemas.settings import ItemGraphSettings
 
 NUM_ITEMS = 6
-DS = date(2017, 10, 31)
-END = datetime(2017, 11, 1, tzinfo=UTC)
+BITS = 40
 quick = settings(derandomize=True, deadline=None, max_examples=40)
 
 
@@ -47,36 +36,27 @@ kinds = st.builds(
 )
 
 
-def batch_of(users):
-    lists = {
-        "item_indices": pa.array([items for items, _, _ in users], pa.list_(pa.int32())),
-        "event_times": pa.array(
-            [[END - timedelta(days=a) for a in ages] for _, ages, _ in users], pa.list_(TIMESTAMP)
-        ),
-        "num_train": pa.array([n for _, _, n in users], pa.int32()),
-    }
-    return pa.RecordBatch.from_pydict(lists)
+def counted(users, kind, ranges=((1, NUM_ITEMS + 1),)):
+    """Dense int64 [V + 1, V + 1] in units of 2^-`BITS`, range of items by range."""
+    items, strengths = positions_of(users, kind)
+    counts = np.zeros((NUM_ITEMS + 1, NUM_ITEMS + 1), np.int64)
+    for first, end in ranges:
+        for part in count_pairs(items, strengths, first, end, NUM_ITEMS, kind, BITS):
+            item = np.repeat(np.arange(len(part.ends) - 1), np.diff(part.ends)) + part.first
+            assert (counts[item, part.neighbours] == 0).all()
+            counts[item, part.neighbours] = part.units
+    return counts
 
 
-def counting_of(users, kind):
-    lengths = np.array([n for _, _, n in users])
-    bits = fraction_bits(num_position_pairs(lengths, kind.window))
-    return Counting(NUM_ITEMS, kind, DS, bits)
-
-
-def counted(batches, counting, bounds=(0, NUM_ITEMS + 1)):
-    """Dense int64 [V + 1, V + 1] in units, bucket by bucket through the packed form."""
-    packed = list(pair_counts.pair_counts(batches, counting, np.array(bounds)))
-    return np.vstack(
-        [
-            merge(
-                [p for p in packed if p["bucket"][0].as_py() == b],
-                bounds[b + 1] - bounds[b],
-                NUM_ITEMS + 1,
-            ).toarray()
-            for b in range(len(bounds) - 1)
-        ]
-    )
+def positions_of(users, kind):
+    """Flat positions of the training actions of users, and their strengths."""
+    tau, items, strengths = kind.time_decay_days, [0], [0.0]
+    for history, ages, num_train in users:
+        ageing = [exp(-age / (2 * tau)) if tau else 1.0 for age in ages[:num_train]]
+        items += [*history[:num_train], 0]
+        strengths += [*(num_train ** (-kind.user_damping / 2) * a for a in ageing), 0.0]
+    are_alike = not tau and not kind.user_damping
+    return np.array(items, np.int32), np.array([] if are_alike else strengths)
 
 
 def pair_weights_by_loops(users, kind):
@@ -97,63 +77,19 @@ def pair_weights_by_loops(users, kind):
 @quick
 @given(histories(), kinds)
 def test_pair_weights_equal_a_double_loop_over_positions(users, kind):
-    counting = counting_of(users, kind)
-    found = np.ldexp(counted([batch_of(users)], counting).astype(float), -counting.bits)
+    found = np.ldexp(counted(users, kind).astype(float), -BITS)
     np.testing.assert_allclose(found, pair_weights_by_loops(users, kind), atol=1e-9)
 
 
 @quick
 @given(histories(), kinds, st.data())
-def test_op20_counts_are_equal_to_the_bit_for_any_order_batches_and_buckets(users, kind, data):
-    counting = counting_of(users, kind)
-    whole = counted([batch_of(users)], counting)
+def test_op20_counts_are_equal_to_the_bit_for_any_order_of_users_and_ranges(users, kind, data):
     shuffled = data.draw(st.permutations(users))
-    cut = data.draw(st.integers(1, len(users)))
-    batches = [batch_of(part) for part in (shuffled[:cut], shuffled[cut:])]
-    inner = sorted(data.draw(st.lists(st.integers(0, NUM_ITEMS + 1), max_size=3)))
+    inner = sorted(data.draw(st.lists(st.integers(1, NUM_ITEMS + 1), max_size=3)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pair_counts, "PAIRS_AT_ONCE", data.draw(st.integers(1, 40)))
-        found = counted(batches, counting, (0, *inner, NUM_ITEMS + 1))
-    np.testing.assert_array_equal(found, whole)
-
-
-@quick
-@given(histories(), kinds)
-def test_positions_after_num_train_count_nothing(users, kind):
-    counting = counting_of(users, kind)
-    trained = [(items[:n], ages[:n], n) for items, ages, n in users]
-    np.testing.assert_array_equal(
-        counted([batch_of(users)], counting), counted([batch_of(trained)], counting)
-    )
-
-
-def test_a_slice_of_a_batch_counts_its_own_users_only():
-    users = [([1, 2], [1, 0], 2), ([3, 4], [1, 0], 2), ([5, 6], [1, 0], 2)]
-    counting = counting_of(users, ItemGraphSettings())
-    found = counted([batch_of(users).slice(1, 1)], counting)
-    assert np.argwhere(found).tolist() == [[3, 4], [4, 3]]
-
-
-@quick
-@given(histories(), kinds)
-def test_own_weights_equal_a_loop_over_users_and_items(users, kind):
-    counting = counting_of(users, kind)
-    expected, actions = np.zeros(NUM_ITEMS + 1), np.zeros(NUM_ITEMS + 1)
-    for items, ages, n in users:
-        for item in set(items[:n]):
-            factors = [
-                exp(-a / (2 * kind.time_decay_days)) if kind.time_decay_days else 1.0
-                for i, a in zip(items[:n], ages[:n], strict=True)
-                if i == item
-            ]
-            expected[item] += n**-kind.user_damping * sum(factors) ** 2
-            actions[item] += len(factors)
-    (found,) = own_weights([batch_of(users[:1]), batch_of(users[1:])], counting)
-    index = found["item_index"].to_numpy()
-    own = found["whole"].to_numpy() + np.ldexp(found["fraction"].to_numpy(), -OWN_FRACTION_BITS)
-    np.testing.assert_allclose(own, expected[index], atol=1e-10)
-    np.testing.assert_array_equal(found["actions"].to_numpy(), actions[index])
-    assert index.tolist() == np.flatnonzero(actions).tolist()
+        patch.setattr(pair_counts, "COUNTS_AT_ONCE", data.draw(st.integers(0, 9)))
+        found = counted(shuffled, kind, pairwise([1, *inner, NUM_ITEMS + 1]))
+    np.testing.assert_array_equal(found, counted(users, kind))
 
 
 @quick

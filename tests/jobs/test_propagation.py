@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import sparse
 
-from jobs.propagation import Trace, join_traces, mix, propagate, transition, with_seed_rows
+from jobs.propagation import Trace, join_traces, mix, propagate, transition
 from schemas.settings import SoftTargetsSettings
 
 NUM_ITEMS = 6
@@ -39,15 +38,25 @@ def stochastic(weights):
 def graph_of(weights):
     item, neighbour = np.nonzero(weights)
     columns = [(item + 1).astype(np.int32), (neighbour + 1).astype(np.int32)]
-    return with_seed_rows(transition(len(weights), *columns, weights[item, neighbour]))
+    return transition(0, len(weights) + 1, *columns, weights[item, neighbour])
+
+
+def dense(rows):
+    """Rows as an array [N, V + 1]."""
+    ends, columns, masses = rows
+    found = np.zeros((len(ends) - 1, NUM_ITEMS + 1))
+    found[np.repeat(np.arange(len(found)), np.diff(ends)), columns] = masses
+    return found
 
 
 def spread(weights, seeds=SEEDS, **changes):
     """Y over items 1..V, dense, and the trace; to the last digit unless changed."""
     exact = {"tolerance": 1e-12, "max_iterations": 2000, "top_k": NUM_ITEMS}
-    rows, trace = propagate(seeds, graph_of(weights), SoftTargetsSettings(**(exact | changes)))
-    assert not rows[:, [0]].nnz
-    return rows.toarray()[:, 1:], trace
+    block, trace = propagate(seeds, graph_of(weights), SoftTargetsSettings(**(exact | changes)))
+    rows = dense(block.as_rows())
+    assert not rows[:, 0].any()
+    np.testing.assert_allclose(block.dropped(), np.maximum(1 - rows.sum(axis=1), 0), atol=1e-12)
+    return rows[:, 1:], trace
 
 
 def fixpoint(weights, alpha):
@@ -86,9 +95,9 @@ def test_where_nothing_is_cut_the_rows_are_the_fixpoint(weights, alpha):
 @given(dyadic_graphs(), st.integers(1, NUM_ITEMS), st.sampled_from([0.25, 0.5, 0.75]))
 def test_pruned_rows_equal_those_of_a_plain_loop(weights, top_k, alpha):
     kind = SoftTargetsSettings(alpha=alpha, top_k=top_k, tolerance=1e-3, max_iterations=60)
-    rows, _ = propagate(SEEDS, graph_of(weights), kind)
+    block, _ = propagate(SEEDS, graph_of(weights), kind)
     expected = [spread_slowly(weights, seed, kind) for seed in range(NUM_ITEMS)]
-    np.testing.assert_allclose(rows.toarray()[:, 1:], expected, atol=1e-12)
+    np.testing.assert_allclose(dense(block.as_rows())[:, 1:], expected, atol=1e-12)
 
 
 @quick
@@ -145,7 +154,7 @@ def test_op20_a_row_is_the_same_to_the_bit_in_any_block(weights, alpha, top_k, o
     changes = {"alpha": alpha, "top_k": top_k, "tolerance": 1e-4, "max_iterations": 200}
     together, trace = spread(weights, **changes)
     cut = data.draw(st.integers(1, NUM_ITEMS - 1))
-    blocks = [np.array(order[:cut]), np.array(order[cut:])]
+    blocks = [np.array(order[:cut], np.int32), np.array(order[cut:], np.int32)]
     apart = [spread(weights, seeds=block, **changes) for block in blocks]
     rows = np.vstack([rows for rows, _ in apart])
     np.testing.assert_array_equal(rows, together[np.array(order) - 1])
@@ -219,31 +228,38 @@ def histories_of(users):
     st.sampled_from([1.0, 0.95, 0.5]),
 )
 def test_user_rows_are_the_recency_weighted_mix_of_item_rows(weights, users, recency):
-    item_rows, _ = propagate(
+    block, _ = propagate(
         np.arange(NUM_ITEMS + 1, dtype=np.int32), graph_of(weights), SoftTargetsSettings()
     )
+    item_rows = dense(block.as_rows())
     kind = SoftTargetsSettings(user_recency=recency, top_k=NUM_ITEMS)
-    found = mix(*histories_of(users), item_rows, kind).toarray()
+    found = dense(mix(*histories_of(users), block.as_rows(), kind).as_rows())
     for row, user in zip(found, users, strict=True):
         ages = [len(user) - 1 - p for p in range(len(user))]
         total = sum(recency**age for age in ages)
         shares = [recency**age / total for age in ages]
-        mixed = sum(s * item_rows[[i]].toarray()[0] for s, i in zip(shares, user, strict=True))
+        mixed = sum(s * item_rows[i] for s, i in zip(shares, user, strict=True))
         np.testing.assert_allclose(row, mixed, atol=1e-12)
 
 
 def test_user_rows_keep_their_top_k():
-    item_rows = sparse.csr_array(np.diag([0.0, 1.0, 1.0, 1.0]))
+    item_rows = (np.arange(8).clip(max=7), np.arange(7, dtype=np.int32), np.ones(7))
     kind = SoftTargetsSettings(user_recency=0.5, top_k=2)
-    found = mix(*histories_of([[1, 2, 3], [3, 1]]), item_rows, kind).toarray()
-    np.testing.assert_allclose(found, [[0, 0, 2 / 7, 4 / 7], [0, 2 / 3, 0, 1 / 3]])
+    found = dense(mix(*histories_of([[1, 2, 3], [3, 1]]), item_rows, kind).as_rows())
+    np.testing.assert_allclose(found[:, :4], [[0, 0, 2 / 7, 4 / 7], [0, 2 / 3, 0, 1 / 3]])
 
 
 def test_a_row_of_the_graph_sums_to_1_and_an_edge_of_weight_0_leads_nowhere():
-    graph = transition(
-        3, np.array([1, 1, 2]), np.array([2, 3, 1]), np.array([3.0, 1.0, 0.0])
-    ).toarray()
-    assert graph[1:, 1:].tolist() == [[0, 0.75, 0.25], [0, 1, 0], [0, 0, 1]]
+    item, neighbour = np.array([1, 1, 2], np.int32), np.array([2, 3, 1], np.int32)
+    graph = transition(0, 4, item, neighbour, np.array([3.0, 1.0, 0.0]))
+    assert dense(graph)[1:, 1:4].tolist() == [[0, 0.75, 0.25], [0, 1, 0], [0, 0, 1]]
+
+
+def test_a_later_part_of_the_graph_has_the_same_rows():
+    item, neighbour = np.array([2, 2, 4], np.int32), np.array([1, 4, 2], np.int32)
+    weight = np.array([1.0, 1.0, 5.0])
+    whole = dense(transition(0, 6, item, neighbour, weight))
+    np.testing.assert_array_equal(dense(transition(2, 6, item, neighbour, weight)), whole[2:])
 
 
 def test_a_block_that_finished_early_keeps_what_it_dropped():

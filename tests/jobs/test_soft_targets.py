@@ -52,8 +52,8 @@ def histories(publish_rows):
                 "item_indices": items,
                 "event_times": [NOON] * len(items),
                 "num_train": num_train,
-                "num_validation": 0,
-                "num_holdout": len(items) - num_train,
+                "num_validation": min(1, len(items) - num_train),
+                "num_holdout": max(0, len(items) - num_train - 1),
             }
             for user, (items, num_train) in users.items()
         ]
@@ -63,11 +63,18 @@ def histories(publish_rows):
 
 
 @pytest.fixture
-def run(spark, tmp_path, make_night):
+def spark_settings():
+    """Spark settings of the nights to come; to be changed by a test."""
+    return {}
+
+
+@pytest.fixture
+def run(spark, spark_settings, tmp_path, make_night):
     """Runs the stage with these settings; returns the published partition."""
 
     def run(**changes):
-        night = make_night(Settings.model_validate({"soft_targets": changes}))
+        chosen = {"soft_targets": changes, "spark": spark_settings}
+        night = make_night(Settings.model_validate(chosen))
         soft_targets.main(night)
         return get(tmp_path, SOFT_TARGETS, night.ds)
 
@@ -153,10 +160,42 @@ def test_seeds_that_do_not_converge_are_an_error_with_residual_and_settings(smal
     message = (
         r"L1 change of up to 1\.28 in iteration 3; expected less than "
         r"soft_targets\.tolerance = 0\.0001 within soft_targets\.max_iterations = 3; "
-        r"fix: raise max_iterations .* soft_targets\.alpha = 0\.9"
+        r"fix: raise max_iterations .* soft_targets\.alpha = 0\.9, or set .*allow_unconverged"
     )
     with pytest.raises(DataError, match=message):
         run(alpha=0.9, max_iterations=3)
+
+
+def test_seeds_that_do_not_converge_are_published_where_that_is_allowed(small_night, run):
+    notes = run(alpha=0.9, max_iterations=3, allow_unconverged=True).manifest.notes
+    assert len(notes["iterations"]) == 3
+    assert notes["iterations"][-1]["residual"] > 1
+
+
+def test_the_manifest_says_how_far_the_targets_can_be_trusted(small_night, run):
+    notes = run(tolerance=1e-9, max_iterations=60).manifest.notes
+    assert notes["item"]["mean_seed_mass"] == pytest.approx(
+        np.mean(np.diag(fixpoint(0.5))[1:]), abs=1e-6
+    )
+    assert notes["item"]["coverage"] == 4 / 8
+    assert notes["user"]["validation"] == {"items": 1, "hit_rate": 0.0, "popular_hit_rate": 0.0}
+
+
+def test_op20_the_blocked_plan_publishes_the_same_rows(
+    small_night, run, spark_settings, monkeypatch
+):
+    monkeypatch.setattr(soft_targets, "TASKS_PER_CORE", 1)
+    expected = run(top_k=2).manifest
+    spark_settings["plan"] = "blocked"
+    found = run(top_k=2).manifest
+    assert (expected.notes["plan"], found.notes["plan"]) == ("broadcast", "blocked")
+    assert found.content_digest == expected.content_digest
+    for name in ("residual", "active", "held"):
+        steps = ([step[name] for step in m.notes["iterations"]] for m in (found, expected))
+        assert next(steps) == next(steps)
+    assert found.notes["item"] == expected.notes["item"]
+    assert found.notes["user"] == expected.notes["user"]
+    assert found.notes["shuffled_bytes"] > 0 == expected.notes["shuffled_bytes"]
 
 
 def test_a_graph_of_another_catalogue_is_an_error(small_night, edges, run):

@@ -1,11 +1,10 @@
+from itertools import pairwise
+
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import sparse
 
-from jobs import top_k
-from jobs.top_k import keep_top_k
+from jobs.top_k import top_k_of_rows
 
 quick = settings(derandomize=True, deadline=None, max_examples=100)
 few_values = st.lists(
@@ -21,31 +20,38 @@ def keep_by_sorting(dense, k):
     return kept
 
 
+def kept(columns, values, k, ends=None):
+    """Columns and values of the kept entries, row after row."""
+    columns, values = np.array(columns, np.int32), np.array(values)
+    ends = np.array([0, len(columns)]) if ends is None else ends
+    places, kept_ends = top_k_of_rows(ends, columns, values, k)
+    return columns[places].tolist(), values[places].tolist(), kept_ends.tolist()
+
+
 @quick
-@given(few_values, st.integers(1, 9), st.integers(1, 20), st.integers(0, 99))
-def test_kept_entries_are_those_of_a_full_sort(rows, k, slab, seed):
+@given(few_values, st.integers(1, 9), st.integers(0, 99))
+def test_kept_entries_are_those_of_a_full_sort(rows, k, seed):
     dense = np.array(rows)
-    matrix = sparse.csr_array(dense)
-    row = np.repeat(np.arange(len(dense)), np.diff(matrix.indptr))
-    order = np.lexsort((np.random.default_rng(seed).random(matrix.nnz), row))
-    jumbled = (matrix.data[order], matrix.indices[order], matrix.indptr)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(top_k, "SLAB_ENTRIES", slab)
-        kept = keep_top_k(sparse.csr_array(jumbled, shape=dense.shape), k)
-    np.testing.assert_array_equal(kept.toarray(), keep_by_sorting(dense, k))
+    order = np.random.default_rng(seed).permuted(np.tile(np.arange(9), (len(dense), 1)), axis=1)
+    values = np.take_along_axis(dense, order, axis=1)
+    ends = 9 * np.arange(len(dense) + 1)
+    columns, masses, kept_ends = kept(order.ravel(), values.ravel(), k, ends)
+    found = np.zeros_like(dense)
+    found[np.repeat(np.arange(len(dense)), np.diff(kept_ends)), columns] = masses
+    np.testing.assert_array_equal(found, keep_by_sorting(dense, k))
+    for start, end in pairwise(kept_ends):
+        assert columns[start:end] == sorted(columns[start:end])
 
 
 def test_of_equal_entries_the_smaller_columns_stay():
-    matrix = sparse.csr_array(([2.0, 2.0, 5.0, 2.0], [7, 3, 9, 1], [0, 4]), shape=(1, 10))
-    kept = keep_top_k(matrix, 3)
-    assert kept.indices.tolist() == [1, 3, 9]
-    assert kept.data.tolist() == [2.0, 2.0, 5.0]
+    columns, values, _ = kept([7, 3, 9, 1], [2.0, 2.0, 5.0, 2.0], 3)
+    assert columns == [1, 3, 9]
+    assert values == [2.0, 2.0, 5.0]
 
 
-def test_stored_zeros_are_never_kept():
-    matrix = sparse.csr_array(([0.0, 1.0, 0.0], [0, 1, 2], [0, 3]), shape=(1, 3))
-    assert keep_top_k(matrix, 2).indices.tolist() == [1]
+def test_zeros_are_never_kept():
+    assert kept([0, 1, 2], [0.0, 1.0, 0.0], 2) == ([1], [1.0], [0, 1])
 
 
-def test_a_matrix_without_entries_stays_empty():
-    assert keep_top_k(sparse.csr_array((3, 4)), 2).nnz == 0
+def test_rows_without_entries_stay_empty():
+    assert kept([], np.zeros(0), 2, np.zeros(4, int)) == ([], [], [0, 0, 0, 0])
