@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo night ui test check bench-discovery clean
+.PHONY: help install demo night ui test check bench-discovery bench-graph clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ check: $(INSTALLED) ## ruff, mypy, and whether the generated documents are up to
 
 bench-discovery: $(INSTALLED) ## what each part of the demo's recipe brings, over nights and seeds (an hour)
 	$(BIN)/python -m benchmarks.discovery
+
+bench-graph: $(INSTALLED) ## graph and propagation beside Spark joins, scipy and implicit, to 20 million (hours)
+	$(BIN)/python -m benchmarks.graph
 
 clean: ## remove the demo's var, .venv and all caches
 	rm -rf var $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis spark-warehouse

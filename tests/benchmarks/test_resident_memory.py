@@ -1,0 +1,51 @@
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+from benchmarks.resident_memory import peak_resident_bytes, tree_bytes
+
+MEGABYTES = 10**6
+HOLD = "held = bytearray(b'1' * 100_000_000)"
+"""Touches 100 MB."""
+WAIT = "print('held', flush=True); sys.stdin.read()"
+"""Says so, and waits until its input is closed."""
+
+
+@contextmanager
+def running(*statements, num_processes=1):
+    """A Python program of these statements, once all its processes said that they hold."""
+    command = [sys.executable, "-c", "; ".join(["import os, sys", *statements])]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        for _ in range(num_processes):
+            assert process.stdout.readline() == "held\n"
+        yield process
+
+
+def test_children_count_as_long_as_they_live():
+    before = tree_bytes(os.getpid())
+    with running(HOLD, WAIT) as child:
+        during = tree_bytes(os.getpid())
+    assert during - before > 100 * MEGABYTES
+    assert tree_bytes(os.getpid()) < before + 50 * MEGABYTES
+    assert tree_bytes(child.pid) == 0
+
+
+def test_shared_pages_count_once():
+    with running(HOLD, "os.fork() and os.fork()", WAIT, num_processes=3) as parent:
+        assert 100 * MEGABYTES < tree_bytes(parent.pid) < 200 * MEGABYTES
+
+
+def test_the_peak_of_a_program_is_sampled_until_it_ends(tmp_path):
+    command = [sys.executable, "-c", "sum(range(10**6))"]
+    peak, num_samples = peak_resident_bytes(command, dict(os.environ), tmp_path)
+    assert peak > MEGABYTES
+    assert num_samples >= 1
+
+
+def test_a_program_that_fails_is_an_error(tmp_path):
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):
+        peak_resident_bytes([sys.executable, "-c", "exit(3)"], dict(os.environ), tmp_path)
