@@ -46,7 +46,7 @@ def main(night: Night) -> None:
     items = read(spark, [get(night.root, ITEMS, night.ds)])
     split = with_split(interactions, settings.split, night.ds)
     sequences = build(split, items, settings.sequences).persist(StorageLevel.MEMORY_AND_DISK)
-    notes = count_kept(sequences)
+    notes = count_kept(sequences, settings.sequences.max_history)
     if not notes["users"]:
         raise DataError(
             f"no user with {settings.sequences.min_history} training interactions up to {night.ds}",
@@ -96,10 +96,11 @@ def build(split: DataFrame, items: DataFrame, settings: SequencesSettings) -> Da
     )
 
 
-def count_kept(sequences: DataFrame) -> dict[str, int]:
-    """Users, and positions by split."""
+def count_kept(sequences: DataFrame, max_history: int) -> dict[str, int]:
+    """Users, those with `max_history` training actions or cut to them, and positions by split."""
     sums = (F.coalesce(F.sum(f"num_{split}"), F.lit(0)).alias(split) for split in SPLITS)
-    return sequences.agg(F.count("*").alias("users"), *sums).first().asDict()
+    at_max_history = F.count_if(F.col("num_train") == max_history).alias("users_at_max_history")
+    return sequences.agg(F.count("*").alias("users"), at_max_history, *sums).first().asDict()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from demo.load_events import NIGHTS
+from schemas.checkpoints import CHECKPOINTS
 from schemas.interactions import INTERACTIONS
 from schemas.items import ITEMS
 from schemas.partitions import Partition, find, get
@@ -23,6 +24,9 @@ from schemas.quarantine import QUARANTINE
 from schemas.recommendations import RECOMMENDATIONS
 from schemas.reference import CHAIN
 from schemas.sequences import SEQUENCES
+from schemas.settings import Settings
+from schemas.soft_targets import SOFT_TARGETS
+from trainer.tracking import configure
 
 FIRST, SECOND = NIGHTS
 TABLES = [contract for contract in CHAIN if contract.table != "events"]
@@ -104,6 +108,19 @@ def test_op13_events_are_interactions_quarantine_and_duplicates(two_nights):
         valid, rejected = (get(root, t, ds).manifest.rows for t in (INTERACTIONS, QUARANTINE))
         assert notes["events"] == valid + rejected + notes["duplicates"]
         assert rejected == 4 and notes["duplicates"] >= 1
+
+
+def test_mlflow_and_the_manifest_say_alike_how_far_soft_targets_can_be_trusted(two_nights):
+    root, _ = two_nights
+    told = get(root, SOFT_TARGETS, SECOND).manifest.notes
+    run_id = get(root, CHECKPOINTS, SECOND).manifest.notes["mlflow_run_id"]
+    logged = configure(root, Settings()).get_run(run_id).data.metrics
+    for kind in ("item", "user"):
+        assert 0 < told[kind]["validation"]["hit_rate"] < 1
+        for name in ("mean_seed_mass", "mean_entropy", "coverage"):
+            assert logged[f"soft_targets/{kind}/{name}"] == told[kind][name] > 0
+        hit_rate = logged[f"soft_targets/{kind}/validation/hit_rate"]
+        assert hit_rate == told[kind]["validation"]["hit_rate"]
 
 
 def test_the_second_night_keeps_the_first_nights_item_indices(two_nights):

@@ -8,10 +8,10 @@ to import, so it is imported where it is first needed.
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from schemas.publishing import locked
 from schemas.settings import Settings
@@ -71,6 +71,14 @@ class TrackedRun:
             self.client.log_batch(self.id, metrics=points)
             self._logged.add(epoch)
 
+    def log_facts(self, prefix: str, facts: Mapping[str, Any]) -> None:
+        """Logs all numbers among some facts, nested ones as `prefix/name/name`, once a run."""
+        from mlflow.entities import Metric
+
+        logged, now = self.client.get_run(self.id).data.metrics, int(time.time() * 1000)
+        found = {name: value for name, value in _numbers(prefix, facts) if name not in logged}
+        self.client.log_batch(self.id, metrics=[Metric(n, v, now, 0) for n, v in found.items()])
+
     def __enter__(self) -> "TrackedRun":
         return self
 
@@ -80,6 +88,14 @@ class TrackedRun:
         status = "FINISHED" if kind is None else "FAILED"
         if self.client.get_run(self.id).info.status != status:
             self.client.set_terminated(self.id, status)
+
+
+def _numbers(prefix: str, facts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(f"{prefix}/{name}", value)
+        elif isinstance(value, int | float):
+            yield f"{prefix}/{name}", float(value)
 
 
 def track(

@@ -39,6 +39,8 @@ from trainer.soft_targets import SoftTargets, from_table, no_soft_targets
 from trainer.tracking import TrackedRun, track
 from trainer.validation import ndcg_10, validation_of
 
+SEED_KINDS = ("item", "user")
+"""Of soft targets, in whose notes the manifest says how far they can be trusted."""
 SEQUENCE_COLUMNS = ("user_id", "item_indices", "event_times", "num_train", "num_validation")
 
 
@@ -68,6 +70,8 @@ def main(night: Night) -> None:
     sequences = get(night.root, SEQUENCES, night.ds).read(SEQUENCE_COLUMNS)
     backbone, windows = prepare(night, sequences)
     with _track(night) as tracked:
+        notes = get(night.root, SOFT_TARGETS, night.ds).manifest.notes
+        tracked.log_facts("soft_targets", {kind: notes.get(kind, {}) for kind in SEED_KINDS})
         progress = fit(night, sequences, backbone, windows, resume, tracked)
     draft = night.draft(CHECKPOINTS)
     move_to_recent_popularity(progress.best_weights, sequences, backbone, night.settings.training)

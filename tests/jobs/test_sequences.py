@@ -147,11 +147,12 @@ def test_training_prefixes_do_not_see_what_is_not_trained_on(sequences_of, proto
         assert before[user][1] == after[user][1] == 2
 
 
-def test_counts_are_of_users_and_positions_by_split(spark):
+def test_counts_are_of_users_those_at_max_history_and_positions_by_split(spark):
     rows = [("u", 2, 1, 0), ("v", 3, 0, 4)]
     columns = "user_id string, num_train int, num_validation int, num_holdout int"
-    assert count_kept(spark.createDataFrame(rows, columns)) == {
+    assert count_kept(spark.createDataFrame(rows, columns), max_history=3) == {
         "users": 2,
+        "users_at_max_history": 1,
         "train": 5,
         "validation": 1,
         "holdout": 4,
@@ -177,6 +178,7 @@ def test_a_night_publishes_sequences_and_counts_what_it_dropped(
     ]
     assert partition.manifest.notes == {
         "users": 1,
+        "users_at_max_history": 0,
         "train": 2,
         "validation": 0,
         "holdout": 1,

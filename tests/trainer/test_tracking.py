@@ -63,6 +63,16 @@ def test_an_epoch_that_is_logged_already_is_not_logged_again(root):
     assert len(again.client.get_metric_history(again.id, "train_loss")) == 1
 
 
+def test_facts_are_logged_once_with_their_path_as_name(root):
+    facts = {"item": {"rows": 3, "validation": {"hit_rate": 0.5}, "plan": "broadcast"}}
+    start(root, "facts").log_facts("soft_targets", facts)
+    run = start(root, "facts")
+    run.log_facts("soft_targets", facts)
+    found = {"soft_targets/item/rows": 3.0, "soft_targets/item/validation/hit_rate": 0.5}
+    assert run.client.get_run(run.id).data.metrics == found
+    assert len(run.client.get_metric_history(run.id, "soft_targets/item/rows")) == 1
+
+
 def test_an_error_ends_the_run_as_failed_and_a_later_success_as_finished(root):
     with pytest.raises(ZeroDivisionError), start(root, "fails") as run:
         1 / 0  # noqa: B018

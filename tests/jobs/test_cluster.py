@@ -1,0 +1,206 @@
+"""A real Spark master and two workers: the stages as programs give what they give locally."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyspark
+import pytest
+
+from jobs.java import find_java_home
+from schemas.item_graph import ITEM_GRAPH
+from schemas.items import ITEMS
+from schemas.partitions import get
+from schemas.sequences import SEQUENCES
+from schemas.soft_targets import SOFT_TARGETS
+
+NIGHT = datetime(2017, 10, 31, tzinfo=UTC)
+NUM_ITEMS, NUM_USERS = 150, 300
+QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+SECONDS_TO_START, SECONDS_TO_STOP, SECONDS_OF_A_STAGE = 120, 30, 240
+
+
+class Cluster:
+    """Standalone Spark on 127.0.0.1, every daemon in a process group of its own."""
+
+    def __init__(self, home):
+        self.home = home
+        self.daemons = []
+        spark_home = Path(pyspark.__file__).parent
+        self.spark_class = spark_home / "bin" / "spark-class"
+        self.environment = os.environ | {
+            "JAVA_HOME": str(find_java_home()),
+            "SPARK_HOME": str(spark_home),
+            "SPARK_CONF_DIR": str(home),
+            "SPARK_LOCAL_DIRS": str(home / "scratch"),
+            "SPARK_DAEMON_MEMORY": "512m",
+            "SPARK_DAEMON_JAVA_OPTS": QUICK_JVM,
+        }
+
+    def start(self):
+        """Starts a master, two workers of one core each, and waits until it knows them both."""
+        master = self.run("master", "master.Master")
+        (self.master,) = self.wait_for(master, r"Starting Spark master at (spark://\S+)", 1)
+        size = ("--cores", "1", "--memory", "1g")
+        for name in ("worker-1", "worker-2"):
+            work = ("--work-dir", str(self.home / name), *size, self.master)
+            self.run(name, "worker.Worker", *work)
+        self.wait_for(master, r"Registering worker (\S+)", 2)
+
+    def run(self, name, daemon, *arguments):
+        """Starts a daemon; returns the file it logs to."""
+        log = self.home / f"{name}.log"
+        where = ("--host", "127.0.0.1", "--port", "0", "--webui-port", "0")
+        command = [self.spark_class, f"org.apache.spark.deploy.{daemon}", *where, *arguments]
+        with log.open("wb") as output:
+            self.daemons.append(
+                psutil.Popen(
+                    command,
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+        return log
+
+    def wait_for(self, log, pattern, times):
+        """What the pattern found in a log, once it is there so many times."""
+        deadline = time.monotonic() + SECONDS_TO_START
+        while len(found := re.findall(pattern, log.read_text())) < times:
+            ended = [one.pid for one in self.daemons if one.poll() is not None]
+            assert not ended, f"daemons {ended} ended; {log} says:\n{log.read_text()}"
+            assert time.monotonic() < deadline, f"no {pattern!r} in:\n{log.read_text()}"
+            time.sleep(0.02)
+        return found
+
+    def tasks(self):
+        """Tasks that ran, by application and worker."""
+        logs = self.home.glob("worker-*/app-*/*/stderr")
+        tasks = {}
+        for log in logs:
+            worker, application = log.parts[-4:-2]
+            tasks.setdefault(application, {})[worker] = log.read_text().count("Running task ")
+        return [tasks[application] for application in sorted(tasks)]
+
+    def stop(self):
+        """Ends the daemons, their executors and the executors' Python."""
+        family = [child for one in self.daemons for child in one.children(recursive=True)]
+        for daemon in reversed(self.daemons):
+            daemon.terminate()
+        _, left = psutil.wait_procs([*self.daemons, *family], SECONDS_TO_STOP)
+        for process in left:
+            process.kill()
+        for daemon in self.daemons:
+            # An executor whose worker had died is no one's child, but still in the group.
+            with suppress(ProcessLookupError):
+                os.killpg(daemon.pid, signal.SIGKILL)
+            daemon.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    home = tmp_path / "cluster"
+    home.mkdir()
+    cluster = Cluster(home)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def night(publish_rows):
+    """A random catalogue, its raw ids not in the order of indices, and random histories."""
+    random = np.random.default_rng(3)
+    ids = [f"i{n}" for n in random.permutation(NUM_ITEMS)]
+    seen = {"support": 1, "first_seen": NIGHT, "last_seen": NIGHT}
+    publish_rows(
+        ITEMS, [seen | {"item_index": n, "item_id": raw} for n, raw in enumerate(ids, start=1)]
+    )
+    histories = [
+        (random.integers(0, NUM_ITEMS, length) ** 2 // NUM_ITEMS + 1).tolist()
+        for length in random.integers(3, 40, NUM_USERS)
+    ]
+    publish_rows(
+        SEQUENCES,
+        [
+            {
+                "user_id": f"u{n:05d}",
+                "item_indices": items,
+                "event_times": [NIGHT + timedelta(minutes=p) for p in range(len(items))],
+                "num_train": len(items) - 2,
+                "num_validation": 1,
+                "num_holdout": 1,
+            }
+            for n, items in enumerate(histories)
+        ],
+    )
+
+
+@pytest.fixture
+def run(tmp_path, night):
+    """Runs a stage as a program; returns the table it published."""
+
+    def run(contract, conf, **spark):
+        pairs = ", ".join(f'"{name}" = "{value}"' for name, value in conf.items())
+        settings = {f"SPARK__{name.upper()}": value for name, value in spark.items()}
+        settings |= {
+            "SPARK__CONF": f"{{{pairs}}}",
+            "ITEM_GRAPH__USER_DAMPING": "0.7",
+            "ITEM_GRAPH__TIME_DECAY_DAYS": "0.3",
+            "SOFT_TARGETS__TOP_K": "20",
+            "SOFT_TARGETS__TOLERANCE": "0.01",
+        }
+        ended = subprocess.run(
+            [sys.executable, "-m", contract.stage, "--ds", f"{NIGHT:%Y-%m-%d}", "--force"]
+            + ["--root", str(tmp_path)],
+            cwd=tmp_path,
+            env=os.environ
+            | {"SPARK_LOCAL_DIRS": str(tmp_path / "scratch")}
+            | {f"PENUMBRA_{name}": value for name, value in settings.items()},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS_OF_A_STAGE,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return get(tmp_path, contract, NIGHT.date()).manifest
+
+    return run
+
+
+def test_op20_a_cluster_of_two_workers_gives_the_digests_of_one_local_core(cluster, run):
+    quick = {"spark.driver.extraJavaOptions": QUICK_JVM}
+    both_executors = {
+        "spark.executor.memory": "1g",
+        "spark.executor.extraJavaOptions": QUICK_JVM,
+        # Work starts when both cores are there: a faster executor could else do it all.
+        "spark.cores.max": "2",
+        "spark.scheduler.minRegisteredResourcesRatio": "1.0",
+        "spark.scheduler.maxRegisteredResourcesWaitingTime": f"{SECONDS_TO_START}s",
+    }
+    stages = (ITEM_GRAPH, SOFT_TARGETS)
+    local = {"master": "local[1]", "driver_memory": "1g"}
+    expected = [run(table, quick, **local) for table in stages]
+
+    standalone = local | {"master": cluster.master}
+    found = [run(table, quick | both_executors, **standalone) for table in stages]
+    found.append(run(SOFT_TARGETS, quick | both_executors, plan="blocked", **standalone))
+
+    digests = [manifest.content_digest for manifest in expected]
+    assert [manifest.content_digest for manifest in found] == [*digests, digests[-1]]
+    assert len({manifest.run for manifest in (*expected, *found)}) == 5
+    assert [manifest.notes["plan"] for manifest in found[1:]] == ["broadcast", "blocked"]
+    tasks = cluster.tasks()
+    assert [len(by_worker) for by_worker in tasks] == [2, 2, 2]
+    assert all(min(by_worker.values()) > 0 for by_worker in tasks)
