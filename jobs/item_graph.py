@@ -131,11 +131,18 @@ def write_positions(
     """
     histories.create(size["training_positions"] + size["users"] + 1)
     run_tasks(spark, histories.write, slices)
-    actions, own, own_fraction, frequency, frequency_fraction = histories.read_sums(len(slices))
+    return item_weights(histories, len(slices), size["users"])
+
+
+def item_weights(
+    histories: Histories, num_slices: int, num_users: int
+) -> tuple[NDArray[np.int64], ItemWeights]:
+    """Training actions and weights of every item, V + 1 long, from the sums of all slices."""
+    actions, own, own_fraction, frequency, frequency_fraction = histories.read_sums(num_slices)
     weights = ItemWeights(
         own=own + np.ldexp(own_fraction.astype(np.float64), -FRACTION_BITS),
         frequency=frequency + np.ldexp(frequency_fraction.astype(np.float64), -FRACTION_BITS),
-        num_users=size["users"],
+        num_users=num_users,
     )
     return actions, weights
 

@@ -6,17 +6,22 @@ as root, else as a download into the user's cache through the package `cjdk`.
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from schemas.errors import MissingProgramError, PenumbraError
 
 SUPPORTED = (17, 21)
 USER_JAVA = Path.home() / ".cache" / "penumbra" / "java"
+CJDK = "cjdk==0.5.0"
+"""Downloads a Java into the user's cache; installed for that only."""
+EXPECTED = "Java 17 or 21 with the module jdk.incubator.vector"
 ADVICE = (
     "install a full OpenJDK 17 (such as apt-get install openjdk-17-jdk-headless), or set JAVA_HOME"
 )
@@ -36,7 +41,7 @@ def find_java_home() -> Path:
             return home
         seen.append(f"{home} ({problem})")
     found = "no usable Java" + (": " + ", ".join(seen) if seen else "")
-    raise MissingProgramError(found, "Java 17 or 21 with the module jdk.incubator.vector", ADVICE)
+    raise MissingProgramError(found, EXPECTED, ADVICE)
 
 
 def _candidates() -> Iterator[Path]:
@@ -53,7 +58,10 @@ def _problem(home: Path) -> str | None:
     java = home / "bin" / "java"
     if not java.is_file():
         return "no bin/java"
-    version = subprocess.run([java, "-version"], capture_output=True, text=True)
+    try:
+        version = subprocess.run([java, "-version"], capture_output=True, text=True)
+    except OSError as error:
+        return f"cannot be run: {error.strerror}"
     match = re.search(r'version "(\d+)', version.stderr)
     if match is None or int(match[1]) not in SUPPORTED:
         return f"version {match[1] if match else 'unknown'}"
@@ -62,24 +70,53 @@ def _problem(home: Path) -> str | None:
 
 
 def install() -> None:
-    """Installs a Java 17: with apt where root, else through `cjdk` into the user's cache."""
+    """Installs a supported Java: with apt where root, else through `cjdk` into the user's cache.
+
+    Raises:
+        MissingProgramError: It did not work; says which program failed, and its error.
+    """
     if os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
-        packages = ["--no-install-recommends", "openjdk-17-jdk-headless"]
-        subprocess.run(["apt-get", "install", "-y", "-qq", *packages], env=environment, check=True)
-        return
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "cjdk"], check=True)
-    home = subprocess.run(
-        [sys.executable, "-m", "cjdk", "--jdk", "temurin:17", "java-home"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+        _install_with_apt()
+    else:
+        _install_with_cjdk()
+
+
+def _install_with_apt() -> None:
+    # No check: a repository that has nothing to do with Java may be the one that fails.
+    subprocess.run(["apt-get", "update", "-qq"], capture_output=True)
+    for version in SUPPORTED:  # a distribution may carry one only
+        package = f"openjdk-{version}-jdk-headless"
+        try:
+            _output("apt-get", "install", "-y", "-qq", "--no-install-recommends", package)
+        except MissingProgramError:
+            if version == SUPPORTED[-1]:
+                raise
+        else:
+            return
+
+
+def _install_with_cjdk() -> None:
+    # In a folder of its own: the environment stays as locked, and may belong to someone else.
+    with TemporaryDirectory() as folder:
+        _output(sys.executable, "-m", "pip", "install", "-q", "--target", folder, CJDK)
+        command = ("-m", "cjdk", "--no-progress", "--jdk", "temurin:17", "java-home")
+        home = _output(sys.executable, *command, PYTHONPATH=folder)
     USER_JAVA.mkdir(parents=True, exist_ok=True)
     link = USER_JAVA / "17"
     link.unlink(missing_ok=True)
-    link.symlink_to(home)
+    link.symlink_to(home.strip())
+
+
+def _output(*command: str, **environment: str) -> str:
+    """What a program prints; the first error it names if it fails."""
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"} | environment
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode == 0:
+        return done.stdout
+    lines = done.stderr.split("\n")
+    errors = [line for line in lines if re.match(r"E: |(cjdk: )?error: ", line, re.IGNORECASE)]
+    found = f"{shlex.join(command)} ended with {done.returncode} ({(errors or lines)[0]})"
+    raise MissingProgramError(f"no usable Java, and {found}", EXPECTED, ADVICE)
 
 
 def main(arguments: list[str]) -> int:
@@ -92,9 +129,6 @@ def main(arguments: list[str]) -> int:
                 raise
             install()
             print(find_java_home())
-    except subprocess.CalledProcessError as error:
-        print(f"jobs.java: could not install Java ({error}); {ADVICE}", file=sys.stderr)
-        return 69
     except PenumbraError as error:
         print(f"jobs.java: {error}", file=sys.stderr)
         return error.exit_code

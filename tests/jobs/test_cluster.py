@@ -94,10 +94,11 @@ class Cluster:
 
     def stop(self):
         """Ends the daemons, their executors and the executors' Python."""
-        family = [child for one in self.daemons for child in one.children(recursive=True)]
-        for daemon in reversed(self.daemons):
+        running = [daemon for daemon in self.daemons if daemon.poll() is None]
+        family = [child for daemon in running for child in daemon.children(recursive=True)]
+        for daemon in reversed(running):
             daemon.terminate()
-        _, left = psutil.wait_procs([*self.daemons, *family], SECONDS_TO_STOP)
+        _, left = psutil.wait_procs([*running, *family], SECONDS_TO_STOP)
         for process in left:
             process.kill()
         for daemon in self.daemons:
@@ -162,9 +163,9 @@ def run(tmp_path, night):
             "SOFT_TARGETS__TOP_K": "20",
             "SOFT_TARGETS__TOLERANCE": "0.01",
         }
+        place = ["--ds", f"{NIGHT:%Y-%m-%d}", "--root", str(tmp_path), "--force"]
         ended = subprocess.run(
-            [sys.executable, "-m", contract.stage, "--ds", f"{NIGHT:%Y-%m-%d}", "--force"]
-            + ["--root", str(tmp_path)],
+            [sys.executable, "-m", contract.stage, *place],
             cwd=tmp_path,
             env=os.environ
             | {"SPARK_LOCAL_DIRS": str(tmp_path / "scratch")}
