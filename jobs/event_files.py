@@ -5,10 +5,8 @@ says is an error that names it; a row that cannot be read is kept, for the quara
 """
 
 import csv
-import gzip
 import json
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import islice
@@ -17,25 +15,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.decoding import FORMATS, decoding, lines, unreadable
 from schemas.audit import file_sha256
 from schemas.errors import DataError, MissingInputError
 from schemas.events import EVENTS, REQUIRED_COLUMNS
 from schemas.partitions import Input
 from schemas.settings import EventsSettings
 
-FORMATS = {
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".csv.gz": "csv",
-    ".jsonl": "json",
-    ".jsonl.gz": "json",
-    ".json": "json",
-    ".json.gz": "json",
-}
 SAMPLE_LINES = 1_000
 """JSON lines whose keys stand for a file's columns: later lines may omit what is null."""
-BLANK = "".join(map(chr, range(0x21)))
-"""What Spark's CSV reader trims before it calls a line blank."""
 
 INTEGERS = {
     pa.int8(): "int",
@@ -90,7 +78,7 @@ class EventFile:
         """
         if self.format == "parquet":
             return pq.read_metadata(self.path).num_rows
-        return max(0, sum(1 for _ in _lines(self.path)) - (self.format == "csv"))
+        return max(0, sum(1 for _ in lines(self.path)) - (self.format == "csv"))
 
 
 def event_folder(root: Path, day: date, settings: EventsSettings) -> Path:
@@ -143,16 +131,12 @@ def _examine(day: date, folder: Path, name: Path) -> EventFile:
     if columns:
         _check_columns(path, columns)
     num_heading = 1 if FORMATS[suffix] == "csv" else 0
-    is_empty = next(islice(_lines(path), num_heading, None), None) is None
+    is_empty = next(islice(lines(path), num_heading, None), None) is None
     return EventFile(day, path, str(name), FORMATS[suffix], is_empty, columns)
 
 
 def _examine_parquet(day: date, path: Path, name: str) -> EventFile:
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
-    with file:
+    with decoding(path), pq.ParquetFile(path) as file:
         fields = list(file.schema_arrow)
         legacy = {c.path for c in map(file.schema.column, range(len(file.schema)))
                   if c.physical_type == "INT96"}  # fmt: skip
@@ -209,37 +193,19 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
 
 
 def _csv_columns(path: Path) -> tuple[str, ...]:
-    heading = next(_lines(path), "")
+    heading = next(lines(path), "")
     return tuple(name.strip() for name in next(csv.reader([heading.rstrip("\r\n")]), []))
 
 
 def _json_columns(path: Path) -> tuple[str, ...]:
     columns: dict[str, None] = {}
     line = None
-    for line in islice(_lines(path), SAMPLE_LINES):
+    for line in islice(lines(path), SAMPLE_LINES):
         try:
             row = json.loads(line)
         except ValueError:
             continue
         columns |= dict.fromkeys(row) if isinstance(row, dict) else {}
     if line is not None and not columns:
-        raise _unreadable(path, ValueError("no line holds a JSON object"))
+        raise unreadable(path, ValueError("no line holds a JSON object"))
     return tuple(columns)
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file that are not blank, decoded strictly."""
-    open_text = gzip.open if path.suffix == ".gz" else open
-    try:
-        with open_text(path, "rt", encoding="utf-8-sig") as file:
-            yield from (line for line in file if line.strip(BLANK))
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{path}, which is not what its name says ({type(error).__name__}: {error})",
-        f"one of {', '.join(FORMATS)}; text in UTF-8, JSON one object a line",
-        "deliver the file again, or rename it",
-    )

@@ -23,6 +23,7 @@ from pyspark.sql import functions as F
 
 from jobs.event_files import EventFile, event_files, event_folder
 from jobs.raw_rows import raw_rows
+from jobs.read_errors import decodable
 from jobs.spark import adopt, session
 from schemas.command import Night, Stage, run
 from schemas.contract import Contract
@@ -73,7 +74,7 @@ def main(night: Night) -> None:
     rejected = reject(judged).persist(StorageLevel.MEMORY_AND_DISK)
     num_files = settings.spark.files_per_table
     num_ranges = num_files * len(days) if num_files > 1 else 0
-    with staging_folder(night) as staging:
+    with staging_folder(night) as staging, decodable(files):
         write_by_day(rejected, QUARANTINE, staging, num_ranges)
         write_by_day(valid, INTERACTIONS, staging, num_ranges)
         tallies = tally(valid, rejected)
@@ -155,9 +156,7 @@ def write_by_day(rows: DataFrame, contract: Contract, staging: Path, num_ranges:
     One file a day; or `num_ranges` files in all, where a day is too much for one task.
     """
     order = ("day", *contract.order)
-    spread = rows.repartition("day")
-    if num_ranges:
-        spread = rows.repartitionByRange(num_ranges, *order)
+    spread = rows.repartitionByRange(num_ranges, *order) if num_ranges else rows.repartition("day")
     ordered = spread.select("day", *contract.columns).sortWithinPartitions(*order)
     ordered.write.partitionBy("day").parquet(str(staging / contract.table))
 
@@ -181,9 +180,9 @@ def publish_day(
         DataError: Too many rows are quarantined, or rows are unaccounted for.
     """
     lineage = [file.as_input() for file in files]
+    num_events = sum(file.count_rows() for file in files)
     rejects = _take_over(night, QUARANTINE, day, staging)
     quarantine = night.publish(rejects, day, lineage)
-    num_events = sum(file.count_rows() for file in files)
     check_quarantine(night.settings, day, num_events, quarantine, day_tally)
     accepted = _take_over(night, INTERACTIONS, day, staging)
     accepted.notes |= {
