@@ -1,12 +1,9 @@
-import os
-import subprocess
-import sys
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
-from jobs import item_graph, soft_targets
+from jobs import soft_targets
 from schemas.errors import DataError
 from schemas.item_graph import ITEM_GRAPH
 from schemas.items import ITEMS
@@ -210,40 +207,3 @@ def test_op20_the_number_of_tasks_does_not_change_the_digest(small_night, run, m
     partition = run(top_k=2)
     assert len(partition.files) > 4
     assert partition.manifest.content_digest == expected
-
-
-ONE_CORE = """
-import sys
-from datetime import date
-from pathlib import Path
-from jobs import item_graph, soft_targets
-from schemas.command import Night
-from schemas.publishing import new_token
-from schemas.settings import Settings
-quick_start = {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}
-spark = {"master": "local[1]", "shuffle_partitions": 2, "conf": quick_start}
-settings = Settings.model_validate({"spark": spark})
-for stage in (item_graph, soft_targets):
-    root, ds = Path(sys.argv[1]), date(2017, 10, 31)
-    stage.main(Night(root, ds, settings, [], "", new_token(), 0.0))
-"""
-
-
-def test_op20_one_core_and_two_give_the_same_digests(catalogue, histories, run, make_night):
-    random = np.random.default_rng(2)
-    users = [random.integers(1, 9, random.integers(2, 30)).tolist() for _ in range(50)]
-    histories({f"u{n}": (items, len(items) - 1) for n, items in enumerate(users)})
-    night = make_night()
-    item_graph.main(night)
-    run()
-
-    def digests():
-        tables = [get(night.root, table, night.ds) for table in (ITEM_GRAPH, SOFT_TARGETS)]
-        return [(t.manifest.content_digest, t.manifest.run) for t in tables]
-
-    two_cores = digests()
-    command = [sys.executable, "-c", ONE_CORE, str(night.root)]
-    subprocess.run(command, check=True, env=os.environ, capture_output=True)
-    for (digest, run_token), (other, other_token) in zip(two_cores, digests(), strict=True):
-        assert digest == other
-        assert run_token != other_token
