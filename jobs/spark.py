@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
+from jobs.class_archive import java_options
 from jobs.java import find_java_home
 from schemas.command import Night
 from schemas.contract import Contract
@@ -28,6 +29,7 @@ LITERAL_PATHS = {"__globPaths__": "false"}
 """Reader options: a bracket or an asterisk in a path is that character and no pattern."""
 ROW_GROUP_BYTES = 16 * 2**20
 """Of Parquet that Spark writes: tasks that read it themselves take a row group each."""
+JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 GREETINGS = re.compile(
     rb"WARNING: Using incubator|Using Spark's default|Setting default log|To adj"
 )
@@ -62,7 +64,8 @@ def session(name: str, settings: SparkSettings) -> SparkSession:
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.driver.host", "127.0.0.1")
     )
-    for key, value in settings.conf.items():
+    options = f"{settings.conf.get(JAVA_OPTIONS, '')} {java_options()}".strip()
+    for key, value in (settings.conf | {JAVA_OPTIONS: options}).items():
         builder = builder.config(key, value)
     with _without_greetings():
         spark = builder.getOrCreate()
