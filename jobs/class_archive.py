@@ -2,10 +2,10 @@
 
     python -m jobs.class_archive
 
-A Spark session loads some fifteen thousand classes, which costs a short stage half of its time. Java
-can keep them in an archive that later processes map into memory (class data sharing, JEP 350).
-This program runs what stages do to a few rows, and archives what was loaded. Without an archive,
-or with one that does not fit, Java starts as usual; results are the same.
+A Spark session loads some fifteen thousand classes, which costs a short stage half of its time.
+Java can keep them in an archive that later processes map into memory (class data sharing, JEP
+350). This program runs what stages do to a few rows, and archives what was loaded. Without an
+archive, or with one that does not fit, Java starts as usual; results are the same.
 """
 
 import re
