@@ -40,10 +40,11 @@ def test_shared_pages_count_once():
 
 
 def test_the_peak_of_a_program_is_sampled_until_it_ends(tmp_path):
-    command = [sys.executable, "-c", "sum(range(10**6))"]
+    program = "import time; block = bytearray(10**8); time.sleep(1); del block; time.sleep(1)"
+    command = [sys.executable, "-c", program]
     peak, num_samples = peak_resident_bytes(command, dict(os.environ), tmp_path)
-    assert peak > MEGABYTES
-    assert num_samples >= 1
+    assert peak > 100 * MEGABYTES
+    assert num_samples >= 3
 
 
 def test_a_program_that_fails_is_an_error(tmp_path):
