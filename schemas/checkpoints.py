@@ -15,7 +15,7 @@ CHECKPOINTS = Contract(
     about=f"One training run; its tensors are the attachment `{WEIGHTS_FILE}`.",
     fields=[
         required("weights_sha256", pa.string(), "of the attached file"),
-        required("backbone", pa.string(), "sasrec or gru4rec"),
+        required("backbone", pa.string(), "sequence model, as training.backbone names it"),
         required("loss", pa.string(), "training objective"),
         required("settings", pa.string(), "JSON of the training section"),
         required("num_items", pa.int32(), "catalogue size without padding", at_least=1),

@@ -10,7 +10,7 @@ an error that names it. `schemas/publishing.py` is the writing half.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -79,6 +79,18 @@ class Partition:
         wanted = list(columns or schema.names)
         tables = [pq.ParquetFile(f).read(columns=wanted) for f in self.files]
         return pa.concat_tables(tables).cast(pa.schema([schema.field(n) for n in wanted]))
+
+    def batches(
+        self, columns: Sequence[str] | None = None, num_rows: int = 4096
+    ) -> Iterator[pa.Table]:
+        """The rows as `read` gives them, at most `num_rows` in memory at a time."""
+        schema = self.contract.schema
+        wanted = list(columns or schema.names)
+        chosen = pa.schema([schema.field(n) for n in wanted])
+        for path in self.files:
+            with pq.ParquetFile(path, pre_buffer=False) as file:
+                for batch in file.iter_batches(num_rows, columns=wanted):
+                    yield pa.Table.from_batches([batch]).cast(chosen)
 
     def as_input(self) -> Input:
         """This partition as a line of lineage."""

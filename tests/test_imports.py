@@ -19,7 +19,8 @@ NUMBERS = {"numpy", "scipy", "pandas", "pyarrow"}
 ALLOWED_OTHERS = {
     "schemas": {"pyarrow", "pydantic"},
     "jobs": {"numpy", "numba", "pyarrow", "pyspark", "py4j"},
-    "trainer": NUMBERS | {"torch", "mlflow", "safetensors", "rich", "tqdm", "sklearn"},
+    "trainer": NUMBERS
+    | {"torch", "mlflow", "matplotlib", "safetensors", "rich", "tqdm", "sklearn"},
     "dags": {"airflow"},
     "demo": {"pyarrow", "rich"},
 }

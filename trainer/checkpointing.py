@@ -21,8 +21,10 @@ from schemas.errors import DataError
 from schemas.partitions import Partition
 from schemas.settings import TrainingSettings
 from trainer.backbones import Backbone, build
+from trainer.ranks import Ranks
 
 Weights = dict[str, Tensor]
+ONE_RANK = Ranks()
 
 
 def load(partition: Partition) -> tuple[Backbone, TrainingSettings]:
@@ -54,7 +56,16 @@ def restore(settings: TrainingSettings, num_items: int, weights: Path) -> Backbo
 
 def copy_weights(backbone: Backbone) -> Weights:
     """The weights of now, which further training does not change."""
-    return {name: tensor.detach().clone() for name, tensor in backbone.state_dict().items()}
+    weights = backbone.state_dict().items()
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights}
+
+
+def _generator(backbone: Backbone) -> torch.Generator:
+    """The one that dropout and draws take from on the backbone's device."""
+    device = backbone.item_bias.device
+    if device.type == "cpu":
+        return torch.default_generator
+    return torch.cuda.default_generators[device.index]
 
 
 @dataclass
@@ -72,6 +83,8 @@ class Progress:
     best_epoch: int = 0
     """The epoch whose weights are kept so far; 0 before the first has finished."""
     best_weights: Weights = field(default_factory=dict)
+    first_loss: float = 0.0
+    """Of the run's first step; later ones must stay in proportion to it."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +99,24 @@ class ResumeState:
         return cls(root / "resume" / "training" / f"ds={ds}" / fingerprint / "state.pt")
 
     def save(
-        self, progress: Progress, backbone: Backbone, optimiser: torch.optim.Optimizer
+        self,
+        progress: Progress,
+        backbone: Backbone,
+        optimiser: torch.optim.Optimizer,
+        ranks: Ranks = ONE_RANK,
     ) -> None:
-        """Replaces the state atomically: a kill leaves this one or the one before."""
+        """Replaces the state atomically: a kill leaves this one or the one before.
+
+        All ranks call it; the first writes, with every rank's generator.
+        """
+        generators = ranks.gather(_generator(backbone).get_state())
+        if not ranks.is_first:
+            return
         state = {
             "progress": dict(vars(progress)),
             "weights": backbone.state_dict(),
             "optimiser": optimiser.state_dict(),
-            "generator": torch.get_rng_state(),
+            "generators": generators,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(f".{os.getpid()}")
@@ -103,8 +126,12 @@ class ResumeState:
             os.fsync(file.fileno())
         unfinished.replace(self.path)
 
-    def restore(self, backbone: Backbone, optimiser: torch.optim.Optimizer) -> Progress:
+    def restore(
+        self, backbone: Backbone, optimiser: torch.optim.Optimizer, ranks: Ranks = ONE_RANK
+    ) -> Progress:
         """Puts weights, optimiser and torch's generator back; a new `Progress` without a state.
+
+        A run that had another number of ranks goes on, with the generators it starts with.
 
         Raises:
             DataError: The file is there and cannot be used; says what to do.
@@ -116,7 +143,8 @@ class ResumeState:
             state: dict[str, Any] = torch.load(file, weights_only=True)
             backbone.load_state_dict(state["weights"])
             optimiser.load_state_dict(state["optimiser"])
-            torch.set_rng_state(state["generator"])
+            if len(state["generators"]) == ranks.size:
+                _generator(backbone).set_state(state["generators"][ranks.rank])
             return Progress(**state["progress"])
         except (UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
             raise DataError(

@@ -2,16 +2,18 @@
 
 Every model sees train and validation actions and ranks the whole catalogue for the same users,
 once among all items and once among those new to the user (discovery). The champion is scored
-anew with its own catalogue; items that it does not know are never found by it.
+anew with its own catalogue; items that it does not know are never found by it. Every per-user
+metric is measured on slices of users and items too (`trainer/slices.py`).
 
 Reads:    checkpoints, items, sequences, the registered champion
-Writes:   scorecards
+Writes:   scorecards; figures to the checkpoint's run in MLflow
 If late:  promotion waits; yesterday's champion keeps serving.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,15 @@ from schemas.partitions import Input, Partition, get
 from schemas.scorecards import SCORECARDS
 from schemas.sequences import SEQUENCES
 from schemas.settings import Settings
-from trainer import scorer
+from trainer import figures, scorer
 from trainer.baselines import BASELINES, ScoreUsers
 from trainer.histories import Histories
 from trainer.holdout import Card, Holdout, holdout_of, score_holdout
 from trainer.ledger import opponent
 from trainer.registry import Registry
 from trainer.scorer import Scorer
+from trainer.slices import slices_of
+from trainer.tracking import find_run
 from trainer.versions import Version
 
 PRINTED = ("recall@10", "ndcg@10")
@@ -88,7 +92,7 @@ def evaluate(
         settings: The evaluation section.
 
     Returns:
-        A card of every model on each holdout; buy-again has none in discovery.
+        A card of every model on each holdout, slices included; buy-again has none in discovery.
 
     Raises:
         DataError: No user has anything to find, or a score is not finite.
@@ -105,9 +109,10 @@ def evaluate(
                 "split.holdout_days and events.history_days in the settings, or the events",
             )
         if len(holdout):
+            slices = slices_of(holdout.counts, holdout.users, settings.evaluation)
+            size = settings.evaluation.batch_size
             for name, digest, score, is_model in _scored(holdout, contenders, baselines):
-                size = settings.evaluation.batch_size
-                card = score_holdout(holdout, score, size, is_probabilistic=is_model)
+                card = score_holdout(holdout, score, size, slices, is_probabilistic=is_model)
                 cards.append(Scored(name, digest, holdout, card))
     return cards
 
@@ -116,14 +121,10 @@ def _scored(
     holdout: Holdout, contenders: list[Contender], baselines: dict[str, ScoreUsers]
 ) -> Iterator[tuple[str, str, ScoreUsers, bool]]:
     for one in contenders:
-        yield one.name, one.weights_sha256, _on(holdout, one), True
+        yield one.name, one.weights_sha256, partial(one.score, holdout.histories), True
     for name, score in baselines.items():
         if not (holdout.exclude_seen and name == "buy_again"):  # it has nothing to say there
             yield name, "", score, False
-
-
-def _on(holdout: Holdout, one: Contender) -> ScoreUsers:
-    return lambda users: one.score(holdout.histories, users)
 
 
 def scorecard_rows(cards: list[Scored], holdout_digest: str) -> list[dict[str, Any]]:
@@ -131,9 +132,10 @@ def scorecard_rows(cards: list[Scored], holdout_digest: str) -> list[dict[str, A
     rows = []
     nobody = np.empty(0)
     for scored in cards:
-        per_user = [(name, v.mean(), v) for name, v in scored.card.user_values.items()]
-        catalogue = [(name, value, nobody) for name, value in scored.card.values.items()]
-        for metric, value, user_values in per_user + catalogue:
+        all_users = len(scored.holdout)
+        per_user = [(name, v.mean(), v, len(v)) for name, v in scored.card.user_values.items()]
+        catalogue = [(name, v, nobody, all_users) for name, v in scored.card.values.items()]
+        for metric, value, user_values, num_users in per_user + catalogue:
             rows.append(
                 {
                     "model": scored.model,
@@ -141,7 +143,7 @@ def scorecard_rows(cards: list[Scored], holdout_digest: str) -> list[dict[str, A
                     "exclude_seen": scored.holdout.exclude_seen,
                     "metric": metric,
                     "value": float(value),
-                    "num_users": len(scored.holdout),
+                    "num_users": num_users,
                     "holdout_digest": holdout_digest,
                     "user_values": user_values.astype(np.float32),
                 }
@@ -161,6 +163,20 @@ def table_lines(cards: list[Scored]) -> Iterator[str]:
             for metric in PRINTED:
                 cells += f"{values[metric].mean():15.4f}" if values else f"{'–':>15}"
         yield f"{model:12}{cells}"
+
+
+def _log_figures(
+    night: Night, checkpoint: Partition, cards: list[Scored], rows: list[dict[str, Any]]
+) -> None:
+    """Adds what was scored to the candidate's run in MLflow, where there still is one."""
+    run = find_run(night.root, night.settings, checkpoint.manifest.notes.get("mlflow_run_id"))
+    if run is None:
+        return
+    seen = night.settings.evaluation.exclude_seen
+    candidate = next(c for c in cards if c.holdout.exclude_seen == seen)  # scored before the others
+    assert candidate.card.calibration is not None
+    bins = candidate.card.calibration
+    run.log_figures(figures.of_evaluation(rows, bins, run.subject, seen))
 
 
 def has_seen_holdout(champion: Version | None, ds: date, settings: Settings) -> bool | None:
@@ -202,15 +218,14 @@ def main(night: Night) -> None:
     contenders = [contender("candidate", weights_sha256, tonight, item_ids)]
     champion = _champion(night.root, night.ds, night.settings, checkpoint)
     if champion:
-        folder = Registry(night.root, night.settings).download(champion)
-        model = scorer.from_folder(folder)
+        model = scorer.from_folder(Registry(night.root, night.settings).download(champion))
         contenders.append(contender("champion", champion.weights_sha256, model, item_ids))
     cards = evaluate(sequences.read(), len(item_ids), contenders, night.settings)
-    scorecards = night.draft(SCORECARDS)
-    scorecards.notes["champion_has_seen_holdout"] = has_seen_holdout(
-        champion, night.ds, night.settings
-    )
     rows = scorecard_rows(cards, sequences.manifest.content_digest)
+    _log_figures(night, checkpoint, cards, rows)
+    scorecards = night.draft(SCORECARDS)
+    has_seen = has_seen_holdout(champion, night.ds, night.settings)
+    scorecards.notes["champion_has_seen_holdout"] = has_seen
     scorecards.write(pa.Table.from_pylist(rows, schema=SCORECARDS.schema))
     night.publish(scorecards)
     print("\n".join(table_lines(cards)), flush=True)

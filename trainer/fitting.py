@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -17,10 +17,10 @@ from schemas.settings import TrainingSettings
 from trainer.backbones import Backbone
 from trainer.batches import Batch, TrainingWindows
 from trainer.checkpointing import Progress, ResumeState, copy_weights
-from trainer.losses import LOSSES
-
-WARM_UP_STEPS = 20
-"""Steps over which the learning rate rises to its peak: Adam's first ones are the noisiest."""
+from trainer.examples import LossParts, Output
+from trainer.losses import DRAW_NEGATIVES, LOSSES
+from trainer.ranks import Ranks
+from trainer.sampled_losses import log_sampling
 
 SECONDS_BETWEEN_SAVES = 15.0
 """How much work a kill may cost; every epoch's end is saved too."""
@@ -28,29 +28,38 @@ SECONDS_BETWEEN_SAVES = 15.0
 
 @dataclass
 class Fitting:
-    """One training run.
+    """One training run, or one rank's share of it.
 
-    `validate` gives the validation NDCG@10 of the backbone as it is; None trains all epochs and
-    keeps the last. `on_epoch` is told every finished epoch's number and metrics.
+    `validate` gives `validation_ndcg_10` of the backbone as it is, and whatever else is to be
+    logged; None trains all epochs and keeps the last. `on_epoch` is told every finished epoch's
+    number and metrics. With several ranks the first alone does both.
     """
 
     backbone: Backbone
     windows: TrainingWindows
     settings: TrainingSettings
     resume: ResumeState
-    validate: Callable[[], float] | None
+    validate: Callable[[], dict[str, float]] | None
     on_epoch: Callable[[int, dict[str, float]], None]
+    ranks: Ranks = field(default_factory=Ranks.of_process)
 
     def run(self) -> Progress:
         """Trains until the last epoch or until validation stops improving.
 
         Raises:
-            DataError: The loss or its gradient is not finite; names epoch and step.
+            DataError: The loss or its gradient is not finite, or the loss has exploded; names
+                epoch and step.
         """
         self.optimiser = _optimiser(self.backbone, self.settings)
-        torch.manual_seed(self.settings.seed)
-        self.progress = self.resume.restore(self.backbone, self.optimiser)
-        if self.progress.epochs or self.progress.batch:
+        self.device = self.backbone.item_bias.device
+        self.log_sampling_V = None
+        if self.settings.loss in DRAW_NEGATIVES:
+            counts_V = self.windows.target_counts(self.backbone.num_items)
+            sampling_V = log_sampling(torch.from_numpy(counts_V), self.settings.negative_power)
+            self.log_sampling_V = sampling_V.to(self.device)
+        torch.manual_seed(self.settings.seed + self.ranks.rank)
+        self.progress = self.resume.restore(self.backbone, self.optimiser, self.ranks)
+        if (self.progress.epochs or self.progress.batch) and self.ranks.is_first:
             self._tell_where_it_resumes()
         while not self._is_finished():
             self._train_epoch()
@@ -79,15 +88,16 @@ class Fitting:
             for name, value in sums.items():
                 progress.sums[name] = progress.sums.get(name, 0.0) + value
             progress.batch += 1
-            if now - saved >= SECONDS_BETWEEN_SAVES:
-                self.resume.save(progress, self.backbone, self.optimiser)
+            if self.ranks.from_first(now - saved >= SECONDS_BETWEEN_SAVES):
+                self._save()
                 saved = now
 
     def _remaining_batches(self) -> Iterator[Batch]:
         """The rest of the epoch, behind a progress bar where there is a terminal."""
         progress, total = self.progress, self.windows.num_batches
-        batches = self.windows.epoch(progress.epoch, progress.batch)
-        if not sys.stdout.isatty():
+        share = self.ranks.rank, self.ranks.size
+        batches = self.windows.epoch(progress.epoch, progress.batch, share)
+        if not (sys.stdout.isatty() and self.ranks.is_first):
             return batches
         from rich.progress import track
 
@@ -102,32 +112,69 @@ class Fitting:
         )
 
     def _step(self, batch: Batch) -> dict[str, float]:
-        """One optimiser step; returns sums over the batch's examples."""
-        settings, num_examples = self.settings, len(batch.positions_N)
-        hidden_ND = self.backbone(batch.items_BL).flatten(0, 1)[batch.positions_N]
-        parts = LOSSES[settings.loss](self.backbone.score(hidden_ND), batch.examples, settings)
+        """One optimiser step; returns sums over the batch's examples, of all ranks."""
         self.optimiser.zero_grad()
-        parts.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), settings.clip_norm)
-        self._refuse_non_finite(parts.total.item(), norm.item())
-        step = (self.progress.epoch - 1) * self.windows.num_batches + self.progress.batch + 1
+        num_examples = len(batch.positions_N)
+        sums = torch.zeros(4, device=self.device)
+        if num_examples:
+            parts = self._loss(batch)
+            parts.total.backward()
+            sums[:3] = torch.stack(parts).detach() * num_examples
+            sums[3] = num_examples
+        self._add_up_gradients(num_examples, sums)
+        norm = torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), self.settings.clip_norm)
+        *of_parts, total_examples = sums.tolist()
+        self._refuse_bad(of_parts[0] / total_examples, norm.item())
         for group in self.optimiser.param_groups:
-            group["lr"] = settings.learning_rate * min(1.0, step / WARM_UP_STEPS)
+            group["lr"] = self.settings.learning_rate * self._learning_rate_factor()
         self.optimiser.step()
-        means = zip(("train_loss", "train_confidence", "train_distribution"), parts, strict=True)
-        return {name: mean.item() * num_examples for name, mean in means} | {
-            "num_examples": num_examples
-        }
+        names = ("train_loss", "train_confidence", "train_distribution")
+        return dict(zip(names, of_parts, strict=True)) | {"num_examples": total_examples}
 
-    def _refuse_non_finite(self, loss: float, norm: float) -> None:
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            rate = self.settings.learning_rate
+    def _loss(self, batch: Batch) -> LossParts:
+        batch = batch.to(self.device)
+        is_low = self.settings.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_low):
+            hidden_BLD = self.backbone(batch.items_BL)
+        hidden_ND = hidden_BLD.float().flatten(0, 1)[batch.positions_N]
+        output = Output(*self.backbone.output(), self.log_sampling_V)
+        return LOSSES[self.settings.loss](hidden_ND, output, batch.examples, self.settings)
+
+    def _add_up_gradients(self, num_examples: int, sums: torch.Tensor) -> None:
+        """Makes gradients and sums those of the whole batch, of which a rank has a share."""
+        if self.ranks.size == 1:
+            return
+        gradients = []
+        for parameter in self.backbone.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad.mul_(num_examples))
+        self.ranks.add_up([sums, *gradients])
+        for gradient in gradients:
+            gradient.div_(sums[3])
+
+    def _learning_rate_factor(self) -> float:
+        """Share of the peak at this step: a linear rise, then as `schedule` says."""
+        settings, per_epoch = self.settings, self.windows.num_batches
+        step = (self.progress.epoch - 1) * per_epoch + self.progress.batch + 1
+        if step <= settings.warm_up_steps:
+            return step / settings.warm_up_steps
+        if settings.schedule == "constant":
+            return 1.0
+        rest = settings.epochs * per_epoch - settings.warm_up_steps
+        return (1 + math.cos(math.pi * (step - settings.warm_up_steps) / rest)) / 2
+
+    def _refuse_bad(self, loss: float, norm: float) -> None:
+        progress, settings = self.progress, self.settings
+        progress.first_loss = progress.first_loss or loss
+        limit = settings.explosion * max(abs(progress.first_loss), 1.0)
+        if not (math.isfinite(loss) and math.isfinite(norm) and abs(loss) <= limit):
             raise DataError(
-                f"a loss of {loss} with gradient norm {norm} in epoch {self.progress.epoch}, "
-                f"step {self.progress.batch + 1} of {self.windows.num_batches}",
-                "finite numbers",
-                f"lower training.learning_rate (now {rate:g}) or training.clip_norm; "
-                "the checkpoint published before stays",
+                f"a loss of {loss:g} with gradient norm {norm:g} in epoch {progress.epoch}, "
+                f"step {progress.batch + 1} of {self.windows.num_batches}",
+                f"finite numbers, and a loss of at most {limit:g} (training.explosion)",
+                f"lower training.learning_rate (now {settings.learning_rate:g}) or "
+                "training.clip_norm; the checkpoint published before stays",
             )
 
     def _end_epoch(self) -> None:
@@ -135,25 +182,42 @@ class Fitting:
         num_examples, seconds = sums.pop("num_examples"), sums.pop("seconds")
         metrics = {name: value / num_examples for name, value in sums.items()}
         started = time.monotonic()
-        ndcg = self.validate() if self.validate else 0.0
-        metrics["validation_ndcg_10"] = ndcg
+        metrics["validation_ndcg_10"] = 0.0
+        if self.validate and self.ranks.is_first:
+            metrics |= self.validate()
         metrics["seconds"] = round(seconds + time.monotonic() - started, 3)
+        metrics = self.ranks.from_first(metrics)
         best = progress.epochs[progress.best_epoch - 1] if progress.best_epoch else None
-        if self.validate is None or best is None or ndcg > best["validation_ndcg_10"]:
+        is_best = best is None or metrics["validation_ndcg_10"] > best["validation_ndcg_10"]
+        if self.validate is None or is_best:
             progress.best_epoch = progress.epoch
             progress.best_weights = copy_weights(self.backbone)
         progress.epochs.append(metrics)
-        self.on_epoch(progress.epoch, metrics)
+        if self.ranks.is_first:
+            self.on_epoch(progress.epoch, metrics)
         progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
-        self.resume.save(progress, self.backbone, self.optimiser)
+        self._save()
+
+    def _save(self) -> None:
+        self.resume.save(self.progress, self.backbone, self.optimiser, self.ranks)
 
 
 def prepare_torch(settings: TrainingSettings) -> None:
     """Sets threads, and makes this process give the same bits for the same inputs."""
-    torch.set_num_threads(settings.num_threads or len(os.sched_getaffinity(0)))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = max(1, len(os.sched_getaffinity(0)) // processes)
+    torch.set_num_threads(settings.num_threads or cores)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA needs for the same bits
     torch.use_deterministic_algorithms(True)
     # Filling new buffers costs a pass over each and guards only against reading uninitialised ones.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def device_of_process() -> torch.device:
+    """This rank's GPU where there is one, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def _optimiser(backbone: Backbone, settings: TrainingSettings) -> torch.optim.AdamW:

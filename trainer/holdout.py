@@ -3,7 +3,6 @@
 U users of the sequences, B users with something to find, V items (columns 0..V)
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,8 +12,16 @@ from scipy import sparse
 
 from trainer.baselines import ScoreUsers, popularity_of
 from trainer.histories import Histories, split
-from trainer.metrics import calibration_error, coverage, metrics_of_ranks, popularity_bias
+from trainer.metrics import (
+    CalibrationBins,
+    calibration_bins,
+    coverage,
+    gini,
+    popularity_bias,
+    popularity_lift,
+)
 from trainer.ranking import exclude, ranks, top_k
+from trainer.slices import Slices, sliced_metrics
 
 LIST_LENGTH = 10
 """k of the catalogue-wide metrics."""
@@ -43,10 +50,15 @@ class Holdout:
 
 @dataclass
 class Card:
-    """How one model did: per-user values [B] and catalogue-wide values, by metric."""
+    """How one model did: per-user values and catalogue-wide values, by metric.
+
+    Per-user values are [B], or those of a slice's users where the metric names one.
+    """
 
     user_values: dict[str, np.ndarray] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
+    calibration: CalibrationBins | None = None
+    """What the calibration error is made of; None for baselines."""
 
 
 def holdout_of(sequences: pa.Table, num_items: int, *, exclude_seen: bool) -> Holdout:
@@ -77,7 +89,12 @@ def _contains(matrix: sparse.csr_matrix, rows: np.ndarray, columns: np.ndarray) 
 
 
 def score_holdout(
-    holdout: Holdout, score: ScoreUsers, batch_size: int, *, is_probabilistic: bool = False
+    holdout: Holdout,
+    score: ScoreUsers,
+    batch_size: int,
+    slices: Slices | None = None,
+    *,
+    is_probabilistic: bool = False,
 ) -> Card:
     """Ranks the whole catalogue for every user of a holdout.
 
@@ -85,40 +102,38 @@ def score_holdout(
         holdout: At least one user.
         score: The model or baseline.
         batch_size: Users scored at once.
+        slices: Of these users and items; per-user metrics are measured on each of them too.
         is_probabilistic: Whether softmax of the scores means the probability of the next item;
             then calibration is measured too.
 
     Returns:
-        Recall, NDCG and MRR per user; coverage and popularity bias of lists of 10; calibration.
+        Recall, NDCG and MRR per user; coverage, Gini index, popularity bias and popularity lift of
+        lists of 10; calibration.
     """
-    parts: list[dict[str, np.ndarray]] = []
-    lists, confidences = [], []
+    of_pairs, lists, confidences = [], [], []
     for start in range(0, len(holdout), batch_size):
         users = holdout.users[start : start + batch_size]
         relevant = holdout.relevant[start : start + batch_size]
         seen = holdout.counts[users] if holdout.exclude_seen else None
         scores = exclude(score(users), seen)
-        parts.append(metrics_of_ranks(ranks(scores, relevant), relevant))
+        of_pairs.append(ranks(scores, relevant))
         lists.append(top_k(scores, LIST_LENGTH)[0])
         confidences.append(torch.softmax(scores, dim=1).amax(dim=1).numpy())
-    return _card(
-        holdout, parts, np.concatenate(lists), np.concatenate(confidences), is_probabilistic
-    )
+    user_values = sliced_metrics(np.concatenate(of_pairs), holdout.relevant, slices or Slices())
+    values = _list_metrics(holdout, np.concatenate(lists))
+    if not is_probabilistic:
+        return Card(user_values, values)
+    is_right = np.concatenate(lists)[:, 0] == holdout.next_items
+    bins = calibration_bins(np.concatenate(confidences), is_right)
+    return Card(user_values, values | {"calibration_error": bins.error}, bins)
 
 
-def _card(
-    holdout: Holdout,
-    parts: Sequence[dict[str, np.ndarray]],
-    lists: np.ndarray,
-    confidences: np.ndarray,
-    is_probabilistic: bool,
-) -> Card:
+def _list_metrics(holdout: Holdout, lists: np.ndarray) -> dict[str, float]:
+    popularity, histories = popularity_of(holdout.counts), holdout.counts[holdout.users]
     values = {
-        f"coverage@{LIST_LENGTH}": coverage(lists, holdout.num_items),
-        f"popularity_bias@{LIST_LENGTH}": popularity_bias(lists, popularity_of(holdout.counts)),
+        "coverage": coverage(lists, holdout.num_items),
+        "gini": gini(lists, holdout.num_items),
+        "popularity_bias": popularity_bias(lists, popularity),
+        "popularity_lift": popularity_lift(lists, histories, popularity),
     }
-    if is_probabilistic:
-        values["calibration_error"] = calibration_error(
-            confidences, lists[:, 0] == holdout.next_items
-        )
-    return Card({name: np.concatenate([p[name] for p in parts]) for name in parts[0]}, values)
+    return {f"{name}@{LIST_LENGTH}": value for name, value in values.items()}

@@ -1,10 +1,13 @@
 """Metrics: how well a ranking of the whole catalogue finds what users did next.
 
 Per user: recall, NDCG and MRR at 5, 10 and 20, from exact ranks with half-counted ties. For
-the catalogue: coverage, popularity bias, and the calibration of the model's confidence.
+the catalogue: coverage, concentration, popularity bias and lift, and the calibration of the
+model's confidence.
 
     B users, V items (columns 0..V, column 0 is padding), K recommended items per user
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -81,6 +84,24 @@ def coverage(items_BK: np.ndarray, num_items: int) -> float:
     return len(np.setdiff1d(items_BK, [PADDING_INDEX])) / num_items
 
 
+def gini(items_BK: np.ndarray, num_items: int) -> float:
+    """Gini index of exposure: how unevenly recommendations fall on the catalogue.
+
+    With x the lists that an item is in, ascending, it is Σ_j (2j - V - 1) x_j / ((V - 1) Σ x),
+    j = 1..V: 0 where all items are in as many lists, 1 where one is in all of them and no other
+    in any (Shani & Gunawardana 2011, under item space coverage). Where all lists have fewer
+    places than the catalogue items, some of it is unavoidable.
+
+    Args:
+        items_BK: Item indices, `PADDING_INDEX` where a list is short.
+        num_items: V, the whole catalogue.
+    """
+    exposure = np.bincount(items_BK.ravel(), minlength=num_items + 1)[PADDING_INDEX + 1 :]
+    places = 2 * np.arange(1, num_items + 1) - num_items - 1
+    evenly = (num_items - 1) * exposure.sum()
+    return float((places * np.sort(exposure)).sum() / evenly) if evenly else 0.0
+
+
 def popularity_bias(items_BK: np.ndarray, popularity_V: np.ndarray) -> float:
     """Mean popularity percentile of what is recommended.
 
@@ -100,15 +121,58 @@ def popularity_bias(items_BK: np.ndarray, popularity_V: np.ndarray) -> float:
     return float(percentile[recommended].mean()) if len(recommended) else 0.0
 
 
-def calibration_error(
-    confidences_B: np.ndarray, is_right_B: np.ndarray, num_bins: int = CALIBRATION_BINS
+def popularity_lift(
+    items_BK: np.ndarray, histories_BV: sparse.csr_matrix, popularity_V: np.ndarray
 ) -> float:
-    """Expected calibration error: how far confidence is from being right as often as it says.
+    """How much more popular recommendations are than what the same users chose themselves.
 
-    Predictions are sorted by confidence into bins of equal size (confidences in a catalogue of
-    thousands are small: bins of equal width would all but one be empty); the error is the mean
-    of |share that is right - mean confidence| over bins, weighted by size (Guo et al. 2017,
-    eq. 3, with the equal-mass bins of Nguyen & O'Connor 2015).
+    It is (GAP_r - GAP_p) / GAP_p, where GAP, the group average popularity, is the mean over users
+    of the mean popularity of their distinct items, recommended (r) or in their histories (p):
+    0 is as popular as they like it, 1 twice as popular (ΔGAP of Abdollahpouri et al. 2019, the
+    popularity lift of Abdollahpouri et al. 2020). Empty lists and histories do not count.
+
+    Args:
+        items_BK: Item indices, distinct in a list, `PADDING_INDEX` where it is short.
+        histories_BV: Its stored entries are the items that these users have.
+        popularity_V: Users per item, by `item_index` (entry 0 is padding).
+    """
+    is_real_BK = items_BK != PADDING_INDEX
+    recommended = _group_average(np.where(is_real_BK, popularity_V[items_BK], 0), is_real_BK)
+    owned_BV = histories_BV.sign()
+    owned = _group_average((owned_BV @ popularity_V)[:, None], owned_BV.sum(axis=1))
+    return recommended / owned - 1 if owned else 0.0
+
+
+def _group_average(popularities: np.ndarray, counts: np.ndarray) -> float:
+    """Mean over users of the sum of a row by the sum of its counts, where that is not 0."""
+    sums, nums = popularities.sum(axis=1), np.asarray(counts).sum(axis=1)
+    return float((sums[nums > 0] / nums[nums > 0]).mean()) if (nums > 0).any() else 0.0
+
+
+class CalibrationBins(NamedTuple):
+    """Predictions in bins of equal size, by ascending confidence; arrays [bins].
+
+    `confidences` is the mean confidence of a bin, `hit_rates` the share that is right, `counts`
+    the number of predictions.
+    """
+
+    confidences: np.ndarray
+    hit_rates: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean of |hit rate - confidence|, weighted by size."""
+        return float(np.average(abs(self.hit_rates - self.confidences), weights=self.counts))
+
+
+def calibration_bins(
+    confidences_B: np.ndarray, is_right_B: np.ndarray, num_bins: int = CALIBRATION_BINS
+) -> CalibrationBins:
+    """How sure a model is beside how often it is right.
+
+    Bins are of equal size because confidences in a catalogue of thousands are small: bins of
+    equal width would all but one be empty (the equal-mass bins of Nguyen & O'Connor 2015).
 
     Args:
         confidences_B: Probability a model gives its first item of being the user's next.
@@ -116,6 +180,24 @@ def calibration_error(
         num_bins: Bins; fewer where there are fewer users.
     """
     order = np.argsort(confidences_B, kind="stable")
-    gaps = (is_right_B.astype(float) - confidences_B)[order]
-    bins = np.array_split(gaps, min(num_bins, len(gaps)))
-    return float(sum(abs(b.sum()) for b in bins) / len(gaps))
+    num_bins = min(num_bins, len(order))
+    confidences, is_right = (
+        np.array_split(values_B[order].astype(float), num_bins)
+        for values_B in (confidences_B, is_right_B)
+    )
+    return CalibrationBins(
+        np.array([b.mean() for b in confidences]),
+        np.array([b.mean() for b in is_right]),
+        np.array([len(b) for b in is_right]),
+    )
+
+
+def calibration_error(
+    confidences_B: np.ndarray, is_right_B: np.ndarray, num_bins: int = CALIBRATION_BINS
+) -> float:
+    """Expected calibration error: how far confidence is from being right as often as it says.
+
+    The mean of |share that is right - mean confidence| over bins, weighted by size (Guo et al.
+    2017, eq. 3, with the bins and arguments of `calibration_bins`).
+    """
+    return calibration_bins(confidences_B, is_right_B, num_bins).error

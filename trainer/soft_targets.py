@@ -1,4 +1,4 @@
-"""Soft targets: the soft_targets table as padded rows, looked up for whole batches of examples.
+"""Soft targets: the soft_targets table, looked up for whole batches of examples.
 
 The soft target of user u and observed item y is q = (1-β)·P[y] + β·U[u], with P the rows of
 items and U those of users; the two are merged, and the mass on y itself is kept apart.
@@ -6,7 +6,10 @@ items and U those of users; the two are merged, and the mass on y itself is kept
     N examples, V items (rows 0..V, row 0 is padding), U users, K entries of a row
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +19,11 @@ from torch import Tensor
 
 from schemas.contract import PADDING_INDEX
 from schemas.errors import DataError
-from trainer.losses import Examples
+from schemas.soft_targets import SOFT_TARGETS
+from trainer.examples import Examples
+from trainer.user_rows import UserRows, refuse_unknown, user_rows
+
+COLUMNS = ("kind", "seed_id", "item_indices", "masses")
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class SoftTargets:
     """
 
     def __init__(
-        self, own_masses_V: Tensor, others: Rows, users: Rows | None = None, beta: float = 0.0
+        self, own_masses_V: Tensor, others: Rows, users: UserRows | None = None, beta: float = 0.0
     ) -> None:
         self.own_masses_V, self.others, self.users, self.beta = own_masses_V, others, users, beta
 
@@ -81,43 +88,58 @@ def no_soft_targets(num_items: int) -> SoftTargets:
     return SoftTargets(torch.ones(num_items + 1), Rows.empty(num_items + 1))
 
 
-def from_table(
-    soft_targets: pa.Table, items: pa.Table, user_ids: pa.ChunkedArray, beta: float
+def from_batches(
+    soft_targets: Iterable[pa.Table],
+    items: pa.Table,
+    user_ids: Iterable[pa.ChunkedArray],
+    beta: float,
+    folder: Path | None = None,
 ) -> SoftTargets:
     """The look-up over the soft_targets table.
 
     Args:
-        soft_targets: Rows of soft_targets.
+        soft_targets: Rows of soft_targets in key order, so those of items come first.
         items: Rows of items, of the same night.
-        user_ids: Raw ids of the users in the order in which examples number them.
+        user_ids: Raw ids of the users, ascending, in the order in which examples number them.
         beta: β; user rows are read where it is above 0.
+        folder: Where flat files of user rows go; None takes the system's temporary folder.
 
     Raises:
         DataError: β is above 0 and there are no user rows, or the tables do not fit together.
     """
-    num_items = items.num_rows
-    of_items = soft_targets.filter(pc.field("kind") == "item")
-    indices = pc.index_in(of_items["seed_id"], items["item_id"].combine_chunks())
-    _refuse_unknown(of_items["seed_id"], indices, "items")
-    seeds = items["item_index"].to_numpy()[indices.to_numpy()]
-    rows = _padded(of_items, seeds, num_items + 1, num_items)
-    is_own = rows.items_RK == torch.arange(num_items + 1)[:, None]
-    own_masses_V = (rows.masses_RK * is_own).sum(1)
-    own_masses_V[rows.masses_RK.sum(1) == 0] = 1.0
-    others = Rows(rows.items_RK, rows.masses_RK.masked_fill(is_own, 0.0))
+    num_items, batches = items.num_rows, (batch.select(COLUMNS) for batch in soft_targets)
+    of_users = [SOFT_TARGETS.schema.empty_table().select(COLUMNS)]
+    of_items = [*of_users]
+    for batch in batches:
+        of_items.append(batch.filter(pc.equal(batch["kind"], "item")))
+        of_users = [batch.filter(pc.equal(batch["kind"], "user"))]
+        if of_users[0].num_rows:
+            break
+    own_masses_V, others = _of_items(pa.concat_tables(of_items), items)
     if beta == 0:
         return SoftTargets(own_masses_V, others)
-    of_users = soft_targets.filter(pc.field("kind") == "user")
-    if not of_users.num_rows:
+    if not of_users[0].num_rows:
         raise DataError(
             f"no user rows in soft_targets, with training.beta = {beta}",
             "rows of users to mix in",
             "soft_targets.user_seeds = true, or training.beta = 0",
         )
-    users = pc.index_in(of_users["seed_id"], user_ids.combine_chunks())
-    _refuse_unknown(of_users["seed_id"], users, "sequences")
-    user_rows = _padded(of_users, users.to_numpy(), len(user_ids), num_items)
-    return SoftTargets(own_masses_V, others, user_rows, beta)
+    rows = user_rows(chain(of_users, batches), user_ids, folder)
+    _refuse_beyond(int(rows.items.max(initial=0)), num_items)
+    return SoftTargets(own_masses_V, others, rows, beta)
+
+
+def _of_items(rows: pa.Table, items: pa.Table) -> tuple[Tensor, Rows]:
+    """Mass of every item's row on the item itself [V + 1], and the rows without it."""
+    num_items = items.num_rows
+    indices = pc.index_in(rows["seed_id"], items["item_id"].combine_chunks())
+    refuse_unknown(rows["seed_id"], indices, "items")
+    seeds = items["item_index"].to_numpy()[indices.to_numpy()]
+    padded = _padded(rows, seeds, num_items)
+    is_own = padded.items_RK == torch.arange(num_items + 1)[:, None]
+    own_masses_V = (padded.masses_RK * is_own).sum(1)
+    own_masses_V[padded.masses_RK.sum(1) == 0] = 1.0
+    return own_masses_V, Rows(padded.items_RK, padded.masses_RK.masked_fill(is_own, 0.0))
 
 
 def _move(items_NK: Tensor, masses_NK: Tensor, wanted_NM: Tensor) -> Tensor:
@@ -129,31 +151,24 @@ def _move(items_NK: Tensor, masses_NK: Tensor, wanted_NM: Tensor) -> Tensor:
     return moved_NM
 
 
-def _padded(table: pa.Table, rows: np.ndarray, num_rows: int, num_items: int) -> Rows:
-    """List columns as `num_rows` padded rows, the table's nth at `rows[n]`."""
+def _padded(table: pa.Table, rows: np.ndarray, num_items: int) -> Rows:
+    """List columns as V + 1 padded rows, the table's nth at `rows[n]`."""
     lengths = pc.list_value_length(table["item_indices"]).to_numpy()
     items, masses = (table[name].combine_chunks().flatten() for name in ("item_indices", "masses"))
-    greatest = pc.max(items).as_py() or 0
+    _refuse_beyond(pc.max(items).as_py() or 0, num_items)
+    width = int(lengths.max(initial=1))
+    places = np.arange(len(items)) - np.repeat(np.cumsum(lengths), lengths) + width
+    at = np.repeat(rows, lengths), places
+    items_RK = np.full((num_items + 1, width), PADDING_INDEX, dtype=np.int32)
+    masses_RK = np.zeros((num_items + 1, width), dtype=np.float32)
+    items_RK[at], masses_RK[at] = items.to_numpy(), masses.to_numpy()
+    return Rows(torch.from_numpy(items_RK), torch.from_numpy(masses_RK))
+
+
+def _refuse_beyond(greatest: int, num_items: int) -> None:
     if greatest > num_items:
         raise DataError(
             f"item_index {greatest} in soft_targets",
             f"at most {num_items}, the size of items",
             "re-run jobs.soft_targets for this date: it read other items",
-        )
-    width = int(lengths.max(initial=1))
-    places = np.arange(len(items)) - np.repeat(np.cumsum(lengths), lengths) + width
-    at = np.repeat(rows, lengths), places
-    items_RK = np.full((num_rows, width), PADDING_INDEX, dtype=np.int32)
-    masses_RK = np.zeros((num_rows, width), dtype=np.float32)
-    items_RK[at], masses_RK[at] = items.to_numpy(), masses.to_numpy()
-    return Rows(torch.from_numpy(items_RK), torch.from_numpy(masses_RK))
-
-
-def _refuse_unknown(seeds: pa.ChunkedArray, places: pa.ChunkedArray, table: str) -> None:
-    unknown = seeds.filter(pc.is_null(places))
-    if len(unknown):
-        raise DataError(
-            f"{len(unknown)} seeds of soft_targets that {table} lacks, such as {unknown[0]}",
-            f"seeds from {table} of the same night",
-            "re-run jobs.soft_targets for this date",
         )

@@ -3,7 +3,7 @@
 Early stopping keeps the weights of the epoch with the best validation NDCG@10. A run that was
 killed goes on where it stopped, and ends with the weights it would have had.
 
-Reads:    sequences, items, soft_targets
+Reads:    sequences, items, soft_targets; the registered champion, to start from where asked
 Writes:   checkpoints (with weights.safetensors), metrics to MLflow
 If late:  evaluation and promotion wait; yesterday's champion keeps serving.
 """
@@ -13,40 +13,37 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from schemas.audit import file_sha256
 from schemas.checkpoints import CHECKPOINTS, WEIGHTS_FILE
-from schemas.command import Night, Stage, run
-from schemas.contract import PADDING_INDEX
-from schemas.errors import DataError
+from schemas.command import Night, Stage
 from schemas.items import ITEMS
 from schemas.partitions import Input, get
 from schemas.sequences import SEQUENCES
-from schemas.settings import Settings, TrainingSettings
+from schemas.settings import Settings
 from schemas.soft_targets import SOFT_TARGETS
-from trainer.backbones import Backbone, build
-from trainer.batches import TrainingWindows, target_counts, training_actions
+from trainer import figures
+from trainer.backbones import Backbone
+from trainer.batches import TrainingWindows
 from trainer.checkpointing import Progress, ResumeState
-from trainer.fitting import Fitting, prepare_torch
-from trainer.losses import USE_SOFT_TARGETS
-from trainer.soft_targets import SoftTargets, from_table, no_soft_targets
+from trainer.fitting import Fitting, device_of_process, prepare_torch
+from trainer.preparation import move_to_recent_popularity, prepare
+from trainer.ranks import Ranks, run_ranks, spread
+from trainer.sequences import Sequences
 from trainer.tracking import TrackedRun, track
-from trainer.validation import ndcg_10, validation_of
+from trainer.validation import ndcg_10, validation_loss, validation_of
+from trainer.warm_start import champion_input
 
 SEED_KINDS = ("item", "user")
 """Of soft targets, in whose notes the manifest says how far they can be trusted."""
-SEQUENCE_COLUMNS = ("user_id", "item_indices", "event_times", "num_train", "num_validation")
 
 
 def inputs(root: Path, ds: date, settings: Settings) -> Sequence[Input]:
-    """Tonight's sequences, items and soft targets."""
-    return [get(root, table, ds).as_input() for table in (SEQUENCES, ITEMS, SOFT_TARGETS)]
+    """Tonight's sequences, items and soft targets, and the champion to start from, if any."""
+    tables = [get(root, table, ds).as_input() for table in (SEQUENCES, ITEMS, SOFT_TARGETS)]
+    return tables + champion_input(root, ds, settings)
 
 
 STAGE = Stage(
@@ -65,17 +62,21 @@ def main(night: Night) -> None:
         DataError: Nothing to train on, tables that do not fit together, or a loss that is not
             finite.
     """
+    spread(STAGE, night.settings.training.processes)
     prepare_torch(night.settings.training)
     resume = ResumeState.of(night.root, night.ds.isoformat(), night.fingerprint)
-    sequences = get(night.root, SEQUENCES, night.ds).read(SEQUENCE_COLUMNS)
+    sequences = Sequences(get(night.root, SEQUENCES, night.ds))
     backbone, windows = prepare(night, sequences)
+    if not Ranks.of_process().is_first:
+        fit(night, sequences, backbone, windows, resume, None)
+        return
     with _track(night) as tracked:
-        notes = get(night.root, SOFT_TARGETS, night.ds).manifest.notes
-        tracked.log_facts("soft_targets", {kind: notes.get(kind, {}) for kind in SEED_KINDS})
+        _log_inputs(night, tracked)
         progress = fit(night, sequences, backbone, windows, resume, tracked)
     draft = night.draft(CHECKPOINTS)
-    move_to_recent_popularity(progress.best_weights, sequences, backbone, night.settings.training)
-    save_file(progress.best_weights, draft.path / WEIGHTS_FILE)
+    settings, weights = night.settings.training, progress.best_weights
+    move_to_recent_popularity(weights, sequences, backbone.num_items, settings)
+    save_file(weights, draft.path / WEIGHTS_FILE)
     draft.write(_row(night, sequences, backbone, progress, draft.path / WEIGHTS_FILE))
     draft.notes = {
         "mlflow_run_id": tracked.id,
@@ -86,65 +87,48 @@ def main(night: Night) -> None:
     resume.remove()
 
 
-def prepare(night: Night, sequences: pa.Table) -> tuple[Backbone, TrainingWindows]:
-    """A new backbone that starts from popularity, and the windows to train it on."""
-    settings = night.settings.training
-    items = get(night.root, ITEMS, night.ds).read(("item_index", "item_id"))
-    _refuse_unknown_items(sequences, items.num_rows)
-    soft_targets = _soft_targets(night, settings, items, sequences["user_id"])
-    actions = training_actions(sequences)
-    backbone = build(settings, items.num_rows)
-    backbone.start_from(target_counts(actions, settings, items.num_rows))
-    return backbone, TrainingWindows(actions, soft_targets, settings)
-
-
-def move_to_recent_popularity(
-    weights: dict[str, Tensor], sequences: pa.Table, backbone: Backbone, settings: TrainingSettings
-) -> None:
-    """Moves item biases by what popularity has changed since training positions ended.
-
-    Weights that early stopping chose never saw the validation days, and popularity drifts: the
-    bias gains the log of the last `popularity_days` days' counts with validation, and loses that
-    of the counts it started from. The holdout is not looked at.
-    """
-    then_V, now_V = (
-        target_counts(
-            training_actions(sequences, with_validation=recent), settings, backbone.num_items
-        )
-        for recent in (False, True)
-    )
-    drift_V = torch.from_numpy(np.log1p(now_V) - np.log1p(then_V))[PADDING_INDEX + 1 :]
-    weights["item_bias"] = (weights["item_bias"] + drift_V).to(weights["item_bias"].dtype)
-
-
 def fit(
     night: Night,
-    sequences: pa.Table,
+    sequences: Sequences,
     backbone: Backbone,
     windows: TrainingWindows,
     resume: ResumeState,
-    tracked: TrackedRun,
+    tracked: TrackedRun | None,
 ) -> Progress:
-    """Trains with early stopping where there are validation positions."""
-    evaluation = night.settings.evaluation
-    validation = validation_of(sequences, backbone.num_items, exclude_seen=evaluation.exclude_seen)
+    """Trains with early stopping where there are validation positions.
 
-    def validate() -> float:
-        return ndcg_10(backbone, validation, evaluation)
+    Only the first rank has a `tracked` run: it validates and speaks for all.
+    """
+    settings, evaluation = night.settings.training, night.settings.evaluation
+    users, rows = sequences.validating(settings.validation_users, settings.seed)
+    validation, followed = (
+        validation_of(rows, backbone.num_items, exclude_seen=exclude_seen)
+        for exclude_seen in (evaluation.exclude_seen, settings.targets == "new")
+    )
+
+    def validate() -> dict[str, float]:
+        ndcg = ndcg_10(backbone, validation, evaluation)
+        targets, sampling = windows.soft_targets, fitting.log_sampling_V
+        losses = validation_loss(backbone, followed, targets, settings, sampling, users)
+        return {"validation_ndcg_10": ndcg} | losses
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
         print(epoch_line(epoch, metrics, has_validation=len(validation) > 0), flush=True)
+        assert tracked is not None
         tracked.log_epoch(epoch, metrics)
 
     fitting = Fitting(
-        backbone,
+        backbone.to(device_of_process()),
         windows,
-        night.settings.training,
+        settings,
         resume,
         validate if len(validation) else None,
         on_epoch,
     )
-    return fitting.run()
+    progress = fitting.run()
+    if tracked is not None:
+        tracked.log_figures({"curves": figures.curves(progress.epochs, tracked.subject)})
+    return progress
 
 
 def epoch_line(epoch: int, metrics: dict[str, float], *, has_validation: bool) -> str:
@@ -158,25 +142,6 @@ def epoch_line(epoch: int, metrics: dict[str, float], *, has_validation: bool) -
     )
 
 
-def _soft_targets(
-    night: Night, settings: TrainingSettings, items: pa.Table, user_ids: pa.ChunkedArray
-) -> SoftTargets:
-    if settings.loss not in USE_SOFT_TARGETS:
-        return no_soft_targets(items.num_rows)
-    table = get(night.root, SOFT_TARGETS, night.ds).read()
-    return from_table(table, items, user_ids, settings.beta)
-
-
-def _refuse_unknown_items(sequences: pa.Table, num_items: int) -> None:
-    greatest = pc.max(sequences["item_indices"].combine_chunks().flatten()).as_py()
-    if greatest > num_items:
-        raise DataError(
-            f"item_index {greatest} in sequences",
-            f"at most {num_items}, the size of items",
-            "re-run jobs.sequences for this date: it read other items",
-        )
-
-
 def _track(night: Night) -> TrackedRun:
     ds = night.ds.isoformat()
     tags = {"penumbra.ds": ds} | {f"penumbra.{i.table}_digest": i.digest for i in night.inputs}
@@ -185,8 +150,20 @@ def _track(night: Night) -> TrackedRun:
     return track(night.root, night.settings, f"training {ds}", night.fingerprint, tags)
 
 
+def _log_inputs(night: Night, tracked: TrackedRun) -> None:
+    """Which tables the run learns from, and what their soft targets look like."""
+    tables = [get(night.root, table, night.ds) for table in (SEQUENCES, ITEMS, SOFT_TARGETS)]
+    notes = tables[-1].manifest.notes
+    kinds = {kind: notes[kind] for kind in SEED_KINDS if kind in notes}
+    tracked.log_datasets(tables)
+    tracked.log_facts("soft_targets", kinds)
+    if kinds:
+        mass = figures.soft_target_mass(kinds, tracked.subject)
+        tracked.log_figures({"soft_target_mass": mass})
+
+
 def _row(
-    night: Night, sequences: pa.Table, backbone: Backbone, progress: Progress, weights: Path
+    night: Night, sequences: Sequences, backbone: Backbone, progress: Progress, weights: Path
 ) -> pa.Table:
     settings, best = night.settings.training, progress.best_epoch
     digests = {i.table: i.digest for i in night.inputs}
@@ -196,7 +173,7 @@ def _row(
         "loss": settings.loss,
         "settings": settings.model_dump_json(),
         "num_items": backbone.num_items,
-        "trained_until": _last_training_day(sequences),
+        "trained_until": sequences.facts.trained_until,
         "best_epoch": best,
         "validation_ndcg_10": progress.epochs[best - 1]["validation_ndcg_10"],
         "items_digest": digests[ITEMS.table],
@@ -206,12 +183,5 @@ def _row(
     return pa.Table.from_pylist([row], schema=CHECKPOINTS.schema)
 
 
-def _last_training_day(sequences: pa.Table) -> date:
-    times = sequences["event_times"].combine_chunks()
-    num_seen = sequences["num_train"].to_numpy() + sequences["num_validation"].to_numpy()
-    last = times.offsets.to_numpy()[:-1] + num_seen - 1
-    return pc.max(times.values.take(pa.array(last.astype(np.int64)))).as_py().date()
-
-
 if __name__ == "__main__":
-    run(STAGE, main)
+    run_ranks(STAGE, main)

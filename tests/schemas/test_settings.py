@@ -33,7 +33,7 @@ def test_variables_are_read_as_toml_or_else_as_text(variable, text, read, value)
         ("epochs = 0", r"training\.epochs = 0; expected integer, ≥ 1"),
         ("epochs = 'many'", r"training\.epochs = 'many'; expected integer, ≥ 1"),
         ("dropout = 1.0", r"training\.dropout = 1\.0; expected number, ≥ 0, < 1"),
-        ("loss = 'hinge'", r"training\.loss = 'hinge'; expected one of cross_entropy, decoupled"),
+        ("loss = 'hinge'", r"training\.loss = 'hinge'; expected one of cross_entropy, label_sm"),
         ("epoch = 3", r"training\.epoch = 3; expected one of .*training\.epochs"),
     ],
 )

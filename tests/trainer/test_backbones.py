@@ -10,6 +10,11 @@ from schemas.settings import TrainingSettings
 from trainer.backbones import BACKBONES, build
 
 NUM_ITEMS = 30
+VARIANTS = {
+    "history_skip": {"history_skip": True},
+    "plain": {"history_skip": False},
+    "separate_output": {"tied_output": False},
+}
 ITEMS = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 5, 0, 0, 0]])
 
 
@@ -22,9 +27,14 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(params=[True, False], ids=["history_skip", "plain"])
-def backbone(name, request):
-    return build(settings_of(name, history_skip=request.param), NUM_ITEMS).eval()
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+def variant(request):
+    return request.param
+
+
+@pytest.fixture
+def backbone(name, variant):
+    return build(settings_of(name, **variant), NUM_ITEMS).eval()
 
 
 def test_hidden_states_have_one_row_per_position(backbone):
@@ -39,6 +49,23 @@ def test_padding_never_gets_probability(backbone):
     p = backbone.score(backbone(ITEMS)[:, -1]).softmax(1)
     assert (p[:, 0] == 0).all()
     assert (p[:, 1:] > 0).all()
+
+
+def test_scores_are_products_with_the_output_layer(backbone):
+    hidden = backbone(ITEMS)[:, 2]
+    weight, bias = backbone.output()
+    assert weight.shape == (NUM_ITEMS + 1, 16)
+    assert bias[0] == -torch.inf
+    assert torch.equal(bias[1:], backbone.item_bias)
+    for row, scores in zip(hidden, backbone.score(hidden), strict=True):
+        expected = torch.stack([b + (w * row).sum() for w, b in zip(weight, bias, strict=True)])
+        torch.testing.assert_close(scores, expected)
+
+
+def test_a_tied_output_is_the_item_embedding_and_a_separate_one_is_not(name):
+    tied, separate = (build(settings_of(name, tied_output=t), NUM_ITEMS) for t in (True, False))
+    assert tied.output()[0] is tied.item_embedding.weight
+    assert not (separate.output()[0] == separate.item_embedding.weight)[1:].any()
 
 
 @pytest.mark.parametrize("position", range(1, 6))
@@ -61,18 +88,19 @@ def test_score_next_looks_at_the_last_real_position(backbone):
     torch.testing.assert_close(together[1:], alone)
 
 
-def test_every_weight_but_unused_ones_gets_a_gradient(name):
-    backbone = build(settings_of(name, dropout=0.0), NUM_ITEMS)
+def test_every_weight_but_unused_ones_gets_a_gradient(name, variant):
+    backbone = build(settings_of(name, dropout=0.0, **variant), NUM_ITEMS)
     backbone.score(backbone(ITEMS)[:, -1]).log_softmax(1)[:, 1:].square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in backbone.parameters())
 
 
-def test_the_padding_embedding_stays_zero_after_a_step(name):
-    backbone = build(settings_of(name), NUM_ITEMS)
+def test_the_padding_embedding_stays_zero_after_a_step(name, variant):
+    backbone = build(settings_of(name, **variant), NUM_ITEMS)
     optimiser = torch.optim.AdamW(backbone.parameters(), lr=0.1)
     backbone.score(backbone(ITEMS).flatten(0, 1)).log_softmax(1)[:, 7].sum().backward()
     optimiser.step()
     assert (backbone.item_embedding.weight[0] == 0).all()
+    assert (backbone.output()[0][0] == 0).all()
 
 
 def test_the_same_seed_builds_the_same_weights(name):
@@ -95,12 +123,13 @@ def test_building_leaves_the_global_generator_alone(name):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_weights_survive_safetensors(name, backbone, tmp_path):
+def test_weights_survive_safetensors(name, variant, backbone, tmp_path):
     save_file(backbone.state_dict(), tmp_path / "weights.safetensors")
-    skips = backbone.history_norm is not None
-    other = build(settings_of(name, seed=99, history_skip=skips), NUM_ITEMS).eval()
+    other = build(settings_of(name, seed=99, **variant), NUM_ITEMS).eval()
     other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
-    assert torch.equal(other(ITEMS), backbone(ITEMS))
+    hidden = backbone(ITEMS)
+    assert torch.equal(other(ITEMS), hidden)
+    assert torch.equal(other.score(hidden[0]), backbone.score(hidden[0]))
 
 
 def test_a_new_model_that_starts_from_counts_recommends_what_is_popular(backbone):

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from schemas.contract import TIMESTAMP
 from schemas.errors import DataError
 from schemas.settings import TrainingSettings
-from trainer.batches import Actions, TrainingWindows, target_counts, training_actions
+from trainer.actions import Actions, target_counts, training_actions
+from trainer.batches import TrainingWindows
 from trainer.histories import from_lists
 from trainer.soft_targets import no_soft_targets
 
@@ -19,7 +20,18 @@ def windows_of(histories, **changes):
     made_with = TrainingSettings(**{"max_length": 3, "batch_size": 2, "targets": "all"} | changes)
     by_user = from_lists(histories)
     actions = Actions(by_user, np.zeros(len(by_user.items), dtype=np.int64))
-    return TrainingWindows(actions, no_soft_targets(NUM_ITEMS), made_with)
+    return TrainingWindows([actions], no_soft_targets(NUM_ITEMS), made_with)
+
+
+def windows_of_chunks(histories, sizes, **changes):
+    """As `windows_of`, from several chunks of users."""
+    made_with = TrainingSettings(**{"max_length": 3, "batch_size": 2, "targets": "all"} | changes)
+    chunks, first = [], 0
+    for size in sizes:
+        by_user = from_lists(histories[first : first + size])
+        chunks.append(Actions(by_user, np.zeros(len(by_user.items), dtype=np.int64)))
+        first += size
+    return TrainingWindows(chunks, no_soft_targets(NUM_ITEMS), made_with)
 
 
 def examples_of(windows, epoch=1):
@@ -69,7 +81,7 @@ def test_target_counts_are_recent_actions_or_recent_first_actions(targets, days,
     times = np.array([0, day, 2 * day, 3 * day, 0, 3 * day])
     actions = Actions(from_lists([[1, 2, 1, 2], [1, 3]]), times)
     made_with = TrainingSettings(targets=targets, popularity_days=days)
-    assert target_counts(actions, made_with, num_items=3).tolist() == counts
+    assert target_counts(lambda: [actions], made_with, num_items=3).tolist() == counts
 
 
 @pytest.mark.parametrize("histories", [[[1], [2]], [[1, 1, 1]]])
@@ -123,6 +135,42 @@ def test_an_interrupted_epoch_continues_with_the_batches_that_were_left():
     assert inputs_of(windows, 3, first_batch=5) == inputs_of(windows, 3)[5:]
 
 
+@pytest.mark.parametrize("sizes", [(1, 39), (13, 26, 1), (40,)])
+@pytest.mark.parametrize("targets", ["all", "new"])
+def test_chunks_of_users_make_the_windows_of_all(sizes, targets):
+    chunked, whole = (
+        windows_of_chunks(MANY, sizes, targets=targets),
+        windows_of(MANY, targets=targets),
+    )
+    assert inputs_of(chunked, 1) == inputs_of(whole, 1)
+    assert examples_of(chunked) == examples_of(whole)
+    assert chunked.users.tolist() == whole.users.tolist()
+
+
+def test_ranks_share_every_batch_without_overlap():
+    """Histories of one pair each, so that a window's input is who it belongs to."""
+    windows = windows_of([[u, 9] for u in range(1, 9)], batch_size=3)
+    shares = [[b.items_BL[:, 0].tolist() for b in windows.epoch(2, 0, (r, 2))] for r in (0, 1)]
+    whole = [b.items_BL[:, 0].tolist() for b in windows.epoch(2)]
+    assert [sorted(a + b) for a, b in zip(*shares, strict=True)] == [sorted(b) for b in whole]
+    assert sorted((len(a), len(b)) for a, b in zip(*shares, strict=True)) == [
+        (1, 1),
+        (2, 1),
+        (2, 1),
+    ]
+
+
+def test_a_share_of_a_batch_smaller_than_the_ranks_is_empty():
+    windows = windows_of([[1, 2]])
+    (batch,) = windows.epoch(1, 0, (1, 2))
+    assert len(batch.positions_N) == len(batch.examples.targets_N) == 0
+
+
+def test_windows_count_all_positions_that_may_be_targets():
+    windows = windows_of([[1, 2, 1], [2, 3]], targets="new")
+    assert windows.target_counts(4).tolist() == [0, 1, 2, 1, 0]
+
+
 def test_num_batches_counts_the_batches_of_an_epoch():
     windows = windows_of(MANY)
     assert windows.num_batches == len(inputs_of(windows, 1))
@@ -145,7 +193,7 @@ def windows_of_days(histories, days, **changes):
     )
     times = np.array([day * DAY for of_user in days for day in of_user], dtype=np.int64)
     actions = Actions(from_lists(histories), times)
-    return TrainingWindows(actions, no_soft_targets(NUM_ITEMS), made_with)
+    return TrainingWindows([actions], no_soft_targets(NUM_ITEMS), made_with)
 
 
 def targets_by_inputs(windows, num_epochs=60):

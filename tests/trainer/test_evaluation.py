@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from datetime import date, timedelta
 
@@ -5,15 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from schemas.checkpoints import CHECKPOINTS
+from schemas.checkpoints import CHECKPOINTS, WEIGHTS_FILE
 from schemas.errors import DataError, MissingInputError
 from schemas.partitions import get
-from schemas.publishing import new_token
+from schemas.publishing import draft, new_token, publish
 from schemas.scorecards import SCORECARDS
 from schemas.settings import Settings
 from trainer import evaluation, scorer
-from trainer.evaluation import STAGE, contender, evaluate, has_seen_holdout, main
+from trainer.evaluation import (
+    STAGE,
+    contender,
+    evaluate,
+    has_seen_holdout,
+    main,
+)
 from trainer.histories import from_lists
+from trainer.tracking import track
 from trainer.versions import CHAMPION, Version
 
 DS = date(2017, 10, 31)
@@ -61,10 +69,27 @@ def test_candidate_and_baselines_are_scored_on_both_holdouts(night):
 def test_per_user_values_are_kept_for_the_users_with_something_to_find(night):
     cards = cards_of(night)
     for (_, exclude_seen, metric), row in cards.items():
-        num_users = 2 if exclude_seen else 3
-        assert row["num_users"] == num_users
+        if "/" not in metric:
+            assert row["num_users"] == (2 if exclude_seen else 3)
         is_per_user = metric.startswith(("recall", "ndcg", "mrr"))
-        assert len(row["user_values"]) == (num_users if is_per_user else 0)
+        assert len(row["user_values"]) == (row["num_users"] if is_per_user else 0)
+
+
+def test_every_per_user_metric_is_sliced_where_a_slice_has_users(night):
+    """Scored users had 3, 3 and 2 actions; items 1 and 2 hold half of all, two users seek one."""
+    settings = {"light_history": 2, "heavy_history": 3, "head_share": 0.5}
+    cards = cards_of(replace(night, settings=Settings.model_validate({"evaluation": settings})))
+    whole = {metric for _, _, metric in cards if metric.startswith(("recall", "ndcg", "mrr"))}
+    whole = {metric for metric in whole if "/" not in metric}
+    assert len(whole) == 9
+    for metric in whole:
+        num_users = {
+            part: cards["candidate", False, f"{metric}/{part}"]["num_users"]
+            for part in ("light_users", "heavy_users", "head_items", "tail_items")
+        }
+        expected = {"light_users": 1, "heavy_users": 2, "head_items": 2, "tail_items": 3}
+        assert num_users == expected
+        assert ("candidate", False, f"{metric}/new_users") not in cards
 
 
 def test_the_value_is_the_mean_over_users(night):
@@ -134,16 +159,16 @@ def test_op10_leave_one_out_holdouts_have_no_first_day():
 def test_a_champion_with_another_catalogue_is_scored_by_item_id(
     items, sequences, publish_model, publish_items, publish_sequences
 ):
+    """Items 1 and 2 hold half of all actions: head and tail do not depend on ties by index."""
+    settings = Settings.model_validate({"evaluation": {"head_share": 0.5}})
     model = scorer.from_checkpoint(publish_model(items), items)
-    at_home = evaluate(
-        sequences.read(), 8, [contender("champion", "", model, ITEM_IDS)], Settings()
-    )
+    at_home = evaluate(sequences.read(), 8, [contender("champion", "", model, ITEM_IDS)], settings)
     turned = [([9 - i for i in before], [9 - i for i in held]) for before, held in USERS]
     abroad = evaluate(
         publish_sequences(turned).read(),
         8,
         [contender("champion", "", model, ITEM_IDS[::-1])],
-        Settings(),
+        settings,
     )
     for one, other in zip(at_home, abroad, strict=True):
         for metric, values in one.card.user_values.items():
@@ -197,3 +222,26 @@ def test_the_closing_table_shows_every_model_once(night, capsys):
     assert " ".join(head.split()) == "recall@10 all ndcg@10 all recall@10 new ndcg@10 new"
     assert [row.split()[0] for row in rows] == ["candidate", *evaluation.BASELINES]
     assert rows[-1].split()[3:] == ["–", "–"]
+
+
+def publish_with_run(root, run_id):
+    """The night's checkpoint once more, as training publishes it."""
+    checkpoint = get(root, CHECKPOINTS, DS)
+    again = draft(root, CHECKPOINTS, DS, new_token())
+    shutil.copy(checkpoint.attachment(WEIGHTS_FILE), again.path)
+    again.write(checkpoint.read())
+    again.notes["mlflow_run_id"] = run_id
+    publish(again, DS)
+
+
+def test_figures_are_added_to_the_run_that_trained_the_candidate(night):
+    run = track(night.root, night.settings, "training 2017-10-31", "fingerprint", {})
+    publish_with_run(night.root, run.id)
+    main(night)
+    found = [artifact.path for artifact in run.client.list_artifacts(run.id, "figures")]
+    assert found == ["figures/calibration.png", "figures/ndcg_by_slice.png"]
+
+
+def test_a_run_that_is_gone_keeps_nobody_from_scoring(night):
+    publish_with_run(night.root, "0" * 32)
+    assert cards_of(night)

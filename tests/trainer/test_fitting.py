@@ -8,12 +8,13 @@ import torch
 import trainer.fitting
 from schemas.errors import DataError
 from schemas.settings import EvaluationSettings, TrainingSettings
+from trainer.actions import Actions
 from trainer.backbones import BACKBONES, build
-from trainer.batches import Actions, TrainingWindows
+from trainer.batches import TrainingWindows
 from trainer.checkpointing import ResumeState
 from trainer.fitting import Fitting, prepare_torch
 from trainer.histories import from_lists
-from trainer.losses import LOSSES
+from trainer.losses import DRAW_NEGATIVES, LOSSES
 from trainer.soft_targets import no_soft_targets
 from trainer.validation import ndcg_10, validation_of
 
@@ -36,7 +37,7 @@ def fitting(tmp_path, validate=None, fingerprint="f", **changes):
     prepare_torch(settings)
     histories = from_lists(CYCLES)
     actions = Actions(histories, np.arange(len(histories.items)))
-    windows = TrainingWindows(actions, no_soft_targets(NUM_ITEMS), settings)
+    windows = TrainingWindows([actions], no_soft_targets(NUM_ITEMS), settings)
     resume = ResumeState.of(tmp_path, "2017-10-31", fingerprint)
     told = []
     run = Fitting(
@@ -59,14 +60,15 @@ def assert_equal_weights(first, second):
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_certain_next_item_is_learned(tmp_path, backbone, loss):
-    run, _ = fitting(
-        tmp_path, backbone=backbone, loss=loss, epochs=12, learning_rate=0.03, dropout=0.0
-    )
+    epochs = 40 if loss in DRAW_NEGATIVES else 12
+    changes = {"epochs": epochs, "learning_rate": 0.03, "dropout": 0.0, "num_negatives": 6}
+    run, _ = fitting(tmp_path, backbone=backbone, loss=loss, **changes)
     run.run()
     columns = {"item_indices": pa.array([c[:4] for c in CYCLES], pa.list_(pa.int32()))}
     columns |= {"num_train": [3] * len(CYCLES), "num_validation": [1] * len(CYCLES)}
     validation = validation_of(pa.table(columns), NUM_ITEMS, exclude_seen=False)
-    assert ndcg_10(run.backbone, validation, EvaluationSettings()) > 0.9
+    reach = 0.75 if loss in DRAW_NEGATIVES else 0.9  # drawn items leave some of the order open
+    assert ndcg_10(run.backbone, validation, EvaluationSettings()) > reach
 
 
 def test_op02_the_same_inputs_give_the_same_weights(tmp_path):
@@ -120,7 +122,9 @@ def test_a_finished_run_that_was_not_published_trains_no_further(tmp_path):
 
 def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(tmp_path):
     values = iter([0.1, 0.3, 0.2, 0.3, 0.9])
-    stopped, _ = fitting(tmp_path, lambda: next(values), "a", epochs=9, patience=2)
+    stopped, _ = fitting(
+        tmp_path, lambda: {"validation_ndcg_10": next(values)}, "a", epochs=9, patience=2
+    )
     progress = stopped.run()
     two_epochs = fitting(tmp_path, None, "b", epochs=2)[0].run()
     assert (len(progress.epochs), progress.best_epoch) == (4, 2)
@@ -137,6 +141,55 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_what_to_change(tmp_path)
     expected = r"epoch 1, step \d of \d+.*lower training\.learning_rate \(now 1e\+30\)"
     with pytest.raises(DataError, match=re.compile(expected)):
         run.run()
+
+
+def test_a_loss_that_explodes_is_an_error_before_it_is_infinite(tmp_path):
+    run, _ = fitting(tmp_path, learning_rate=3.0, clip_norm=1e9, explosion=1.5, epochs=30)
+    with pytest.raises(
+        DataError, match=re.compile(r"a loss of [\d.]+ .*a loss of at most \d\.\d+")
+    ):
+        run.run()
+
+
+def learning_rates(tmp_path, **changes):
+    run, _ = fitting(tmp_path, **changes)
+    step, rates = run._step, []
+
+    def recording(batch):
+        sums = step(batch)
+        rates.append(run.optimiser.param_groups[0]["lr"])
+        return sums
+
+    run._step = recording
+    run.run()
+    return rates
+
+
+def test_a_learning_rate_rises_to_its_peak_and_stays(tmp_path):
+    rates = learning_rates(tmp_path, epochs=2, warm_up_steps=4, learning_rate=0.1)
+    assert rates[:5] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
+    assert set(rates[3:]) == {0.1}
+
+
+def test_a_cosine_schedule_ends_at_zero_with_the_last_epoch(tmp_path):
+    changes = {"epochs": 3, "warm_up_steps": 4, "learning_rate": 0.1, "schedule": "cosine"}
+    rates = learning_rates(tmp_path, **changes)
+    num_falling = len(rates) - 4
+    assert rates[3] == pytest.approx(0.1)
+    assert rates[3 + num_falling // 2] == pytest.approx(0.05, abs=0.005)
+    assert rates[-1] == pytest.approx(0)
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_bfloat16_learns_what_float32_does(tmp_path, backbone):
+    changes = {"backbone": backbone, "dropout": 0.0, "learning_rate": 0.01}
+    exact = fitting(tmp_path, fingerprint="exact", **changes)[0].run()
+    low = fitting(tmp_path, fingerprint="low", precision="bfloat16", **changes)[0].run()
+    assert {tensor.dtype for tensor in low.best_weights.values()} == {torch.float32}
+    losses = [progress.epochs[-1]["train_loss"] for progress in (exact, low)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] != losses[0]
 
 
 def test_the_parts_of_the_loss_add_up_to_it(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from trainer.holdout import holdout_of, score_holdout
+from trainer.slices import Slices
 
 SEQUENCES = pa.table(
     {
@@ -69,6 +70,26 @@ SCORES = scores_of([0, 9, 8, 7, 6, 5], [0, 9, 8, 7, 6, 5], [0] * 6, [0, 1, 5, 2,
 def test_each_user_is_scored_on_its_own_relevant_items(everything):
     card = score_holdout(everything, SCORES, batch_size=2)
     assert card.user_values["mrr@5"].tolist() == [1 / 2, 1 / 4, 1]
+
+
+def test_slices_are_of_the_scored_users_and_their_relevant_items(everything):
+    """Relevant are 2 and 3, then 4, then 1 and 2, at the ranks 1 2, 3, 4 0 of SCORES."""
+    slices = Slices(
+        {"last_users": np.array([False, True, True])}, {"even_items": np.arange(6) % 2 == 0}
+    )
+    for batch_size in (1, 2, 3):
+        card = score_holdout(everything, SCORES, batch_size, slices)
+        assert card.user_values["mrr@5/last_users"].tolist() == [1 / 4, 1]
+        assert card.user_values["mrr@5/even_items"].tolist() == [1 / 2, 1 / 4, 1]
+        assert card.user_values["recall@5/even_items"].tolist() == [1, 1, 1]
+
+
+def test_lists_are_measured_against_the_histories_of_scored_users(discovery):
+    """Lists are 3 4 5 and 1 2 3 4. Items 1 to 5 had 2, 1, 0, 1 and 1 users before the holdout."""
+    values = score_holdout(discovery, SCORES, batch_size=2).values
+    assert values["gini@10"] == pytest.approx((-4 - 2 + 0 + 2 * 2 + 4 * 2) / (4 * 7))
+    lists, histories = (2 / 3 + 4 / 4) / 2, (3 / 2 + 1) / 2
+    assert values["popularity_lift@10"] == pytest.approx(lists / histories - 1)
 
 
 def test_in_discovery_seen_items_take_no_place(discovery):

@@ -7,9 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.metrics import ndcg_score
+from torchmetrics.functional.retrieval import (
+    retrieval_normalized_dcg,
+    retrieval_recall,
+    retrieval_reciprocal_rank,
+)
 
 from schemas.errors import DataError
-from trainer.metrics import calibration_error, coverage, popularity_bias, user_metrics
+from trainer.metrics import (
+    calibration_bins,
+    calibration_error,
+    coverage,
+    gini,
+    popularity_bias,
+    popularity_lift,
+    user_metrics,
+)
 
 DESCENDING = torch.tensor([[0.0, *range(30, 0, -1)]])
 """Item 1 scores best, item 30 worst: item i has rank i - 1."""
@@ -85,20 +98,84 @@ def test_metrics_match_a_count_item_by_item(row, wanted, out):
     assert found == pytest.approx(oracle(row, wanted, {0, *out}))
 
 
-def test_ndcg_without_ties_is_that_of_scikit_learn():
+@pytest.fixture(scope="module")
+def ranked():
+    """Scores of 40 users for 50 items without ties, what they seek, and our metrics of it."""
     generator = np.random.default_rng(3)
     scores = generator.permuted(np.tile(np.arange(51.0), (40, 1)), axis=1)
     wanted = generator.random((40, 50)) < 0.2
     wanted[:, 0] = True
     padded = sparse.csr_matrix(np.pad(wanted, ((0, 0), (1, 0))).astype(float))
-    metrics = user_metrics(torch.from_numpy(scores), padded)
+    return scores[:, 1:], wanted, user_metrics(torch.from_numpy(scores), padded)
+
+
+def test_ndcg_without_ties_is_that_of_scikit_learn(ranked):
+    scores, wanted, metrics = ranked
     for k in (5, 10, 20):
-        expected = ndcg_score(wanted, scores[:, 1:], k=k)
+        expected = ndcg_score(wanted, scores, k=k)
         assert metrics[f"ndcg@{k}"].mean() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("k", [5, 10, 20])
+@pytest.mark.parametrize(
+    ("metric", "theirs"),
+    [
+        ("recall", retrieval_recall),
+        ("ndcg", retrieval_normalized_dcg),
+        ("mrr", retrieval_reciprocal_rank),
+    ],
+)
+def test_every_users_metrics_without_ties_are_those_of_torchmetrics(ranked, metric, theirs, k):
+    """Their recall is hits / relevant, ours hits / min(k, relevant)."""
+    scores, wanted, metrics = ranked
+    expected = np.array(
+        [theirs(*map(torch.from_numpy, row), k) for row in zip(scores, wanted, strict=True)]
+    )
+    if metric == "recall":
+        expected *= wanted.sum(axis=1) / np.minimum(k, wanted.sum(axis=1))
+    np.testing.assert_allclose(metrics[f"{metric}@{k}"], expected, rtol=0, atol=1e-6)
 
 
 def test_coverage_is_the_share_of_items_recommended_to_anyone():
     assert coverage(np.array([[1, 2], [2, 3], [1, 0]]), num_items=6) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("lists", "expected"),
+    [
+        ([[1, 2], [3, 4]], 0.0),
+        ([[1, 2], [1, 3]], 0.5),
+        ([[1, 0], [1, 0]], 1.0),
+        ([[0, 0], [0, 0]], 0.0),
+    ],
+)
+def test_gini_says_how_unevenly_four_items_are_recommended(lists, expected):
+    assert gini(np.array(lists), num_items=4) == expected
+
+
+POPULARITY = np.array([0, 4, 2, 2])
+
+
+def owned(*rows):
+    """Each user has these items, every one of them five times."""
+    pairs = [(user, item) for user, items in enumerate(rows) for item in items]
+    users, items = zip(*pairs, strict=True)
+    return sparse.csr_matrix((np.full(len(pairs), 5.0), (users, items)), shape=(len(rows), 4))
+
+
+def test_popularity_lift_compares_lists_with_histories_user_by_user():
+    """Histories: mean of 2 and 4 is 3. Lists: mean of 3 and 2 is 2.5, a sixth less."""
+    lift = popularity_lift(np.array([[1, 2], [3, 0]]), owned([2, 3], [1]), POPULARITY)
+    assert lift == pytest.approx(-1 / 6)
+
+
+def test_a_user_without_a_list_does_not_count_in_popularity_lift():
+    lift = popularity_lift(np.array([[1, 0], [0, 0]]), owned([2, 3], [1]), POPULARITY)
+    assert lift == pytest.approx(4 / 3 - 1)
+
+
+def test_recommending_what_users_have_has_no_popularity_lift():
+    assert popularity_lift(np.array([[2, 3], [1, 0]]), owned([2, 3], [1]), POPULARITY) == 0
 
 
 def test_recommending_the_most_popular_of_four_items_has_bias_seven_eighths():
@@ -121,3 +198,16 @@ def test_calibration_error_is_the_mean_gap_over_bins():
     confidences = np.array([0.9, 0.1, 0.9, 0.1])
     is_right = np.array([0, 0, 1, 1])
     assert calibration_error(confidences, is_right, num_bins=2) == pytest.approx(0.4)
+
+
+def test_bins_are_of_equal_size_and_say_how_sure_and_how_right():
+    confidences = np.array([0.9, 0.2, 0.7, 0.1, 0.3])
+    bins = calibration_bins(confidences, np.array([1, 0, 1, 0, 1]), num_bins=2)
+    assert bins.confidences == pytest.approx([0.2, 0.8])
+    assert bins.hit_rates == pytest.approx([1 / 3, 1])
+    assert bins.counts.tolist() == [3, 2]
+    assert bins.error == pytest.approx((3 * (1 / 3 - 0.2) + 2 * 0.2) / 5)
+
+
+def test_there_are_no_more_bins_than_users():
+    assert calibration_bins(np.array([0.5, 0.25]), np.array([1, 0])).counts.tolist() == [1, 1]

@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from schemas.errors import DataError
 from schemas.soft_targets import SOFT_TARGETS
-from trainer.soft_targets import from_table, no_soft_targets
+from trainer.soft_targets import from_batches, no_soft_targets
 
 ITEMS = pa.table(
     {"item_index": pa.array([1, 2, 3, 4], pa.int32()), "item_id": ["milk", "rye", "tea", "jam"]}
 )
-USERS = pa.chunked_array([["ann", "bob"]])
+USERS = [pa.chunked_array([["ann", "bob"]])]
 MILK = ("item", "milk", [1, 3], [0.75, 0.25])
 RYE = ("item", "rye", [1, 2, 4], [0.25, 0.5, 0.125])
 ANN = ("user", "ann", [2, 3], [0.5, 0.5])
@@ -23,7 +23,8 @@ def look_up(rows, examples, beta=0.0):
     dicts = [dict(zip(columns, r, strict=True)) | {"dropped_mass": 0.0} for r in rows]
     table = pa.Table.from_pylist(dicts, schema=SOFT_TARGETS.schema)
     targets, users = torch.tensor(examples).T
-    found = from_table(table, ITEMS, USERS, beta).examples(targets, users)
+    batches = [table.slice(start, 2) for start in range(0, table.num_rows, 2)]
+    found = from_batches(batches, ITEMS, USERS, beta).examples(targets, users)
     others = []
     for items, masses in zip(found.items_NK.tolist(), found.masses_NK.tolist(), strict=True):
         kept = [(i, m) for i, m in zip(items, masses, strict=True) if m]

@@ -5,11 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from schemas.checkpoints import CHECKPOINTS, WEIGHTS_FILE
 from schemas.errors import DataError
@@ -18,10 +21,11 @@ from schemas.partitions import find, get
 from schemas.sequences import SEQUENCES
 from schemas.settings import RegistrySettings, Settings, TrainingSettings
 from schemas.soft_targets import SOFT_TARGETS
-from trainer.backbones import build
 from trainer.checkpointing import load
+from trainer.preparation import move_to_recent_popularity
+from trainer.sequences import Sequences
 from trainer.tracking import configure
-from trainer.training import epoch_line, inputs, main, move_to_recent_popularity
+from trainer.training import epoch_line, inputs, main
 
 DS = date(2017, 10, 31)
 START = datetime(2017, 10, 1, tzinfo=UTC)
@@ -102,11 +106,10 @@ def test_a_checkpoint_tells_what_it_was_made_of(train, tmp_path):
 
 
 def test_item_biases_move_by_what_validation_adds_to_popularity(tables, tmp_path):
-    sequences = get(tmp_path, SEQUENCES, DS).read()
+    sequences = Sequences(get(tmp_path, SEQUENCES, DS))
     settings = TrainingSettings(**TINY | {"popularity_days": 0})
-    backbone = build(settings, NUM_ITEMS)
     weights = {"item_bias": torch.zeros(NUM_ITEMS)}
-    move_to_recent_popularity(weights, sequences, backbone, settings)
+    move_to_recent_popularity(weights, sequences, NUM_ITEMS, settings)
     rows = [user_row(u) for u in range(NUM_USERS)]
     item = 4
     then = sum(r["item_indices"][: r["num_train"]].count(item) for r in rows)
@@ -224,16 +227,66 @@ def roots(tables, tmp_path):
     return tmp_path / "whole", tmp_path / "killed"
 
 
-def test_op01_a_killed_training_resumes_and_publishes_what_an_uninterrupted_one_does(roots, store):
+def test_op01_a_training_killed_three_times_publishes_what_an_uninterrupted_one_does(roots, store):
     whole, killed = roots
     with start_stage(whole, store) as uninterrupted:
-        with start_stage(killed, store) as first:
-            kill_after(first, epoch=5)
-        assert find(killed, CHECKPOINTS, DS) is None
-        with start_stage(killed, store) as second:
-            assert "resumed in epoch" in finish(second)
+        for epoch in (5, 10, 15):
+            with start_stage(killed, store) as process:
+                kill_after(process, epoch)
+            assert find(killed, CHECKPOINTS, DS) is None
+        with start_stage(killed, store) as last:
+            assert "resumed in epoch" in finish(last)
         finish(uninterrupted)
     expected, found = (get(root, CHECKPOINTS, DS) for root in roots)
     assert found.manifest.content_digest == expected.manifest.content_digest
     weights = [p.attachment(WEIGHTS_FILE).read_bytes() for p in (expected, found)]
     assert weights[0] == weights[1]
+
+
+def test_two_processes_train_what_one_does_with_the_same_batches(roots, store):
+    exact = {"dropout": 0.0, "epochs": 4}
+    for root, processes in zip(roots, (1, 2), strict=True):
+        with start_stage(root, store, **exact, processes=processes) as process:
+            assert "epoch 4:" in finish(process)
+    one, two = (get(root, CHECKPOINTS, DS) for root in roots)
+    for expected, found in zip(
+        one.manifest.notes["epochs"], two.manifest.notes["epochs"], strict=True
+    ):
+        assert found["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-4)
+    expected, found = (load_file(p.attachment(WEIGHTS_FILE)) for p in (one, two))
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_two_processes_with_nothing_to_do_both_end(roots, store):
+    root, _ = roots
+    for state in ("published", "unchanged since"):
+        with start_stage(root, store, epochs=1, processes=2) as process:
+            assert f"checkpoints {DS}: {state}" in finish(process)
+
+
+def test_an_error_of_two_processes_ends_both_and_says_why(roots, store):
+    with start_stage(roots[0], store, learning_rate=1e30, processes=2) as process:
+        _, errors = process.communicate()
+    assert process.returncode != 0
+    assert "training.explosion" in errors
+
+
+def children(pid):
+    return [
+        int(c) for f in Path(f"/proc/{pid}/task").glob("*/children") for c in f.read_text().split()
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children die with their parent on Linux only")
+def test_no_process_outlives_a_killed_torchrun(roots, store):
+    with start_stage(roots[0], store, epochs=10_000, patience=10_000, processes=2) as process:
+        next(line for line in process.stdout if line.startswith("epoch 1:"))
+        workers = children(process.pid)
+        process.kill()
+        process.stdout.close()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

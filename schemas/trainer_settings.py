@@ -1,0 +1,137 @@
+"""Settings of the trainer, section by section."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.jobs_settings import Frozen
+
+
+class TrainingSettings(Frozen):
+    backbone: Literal["sasrec", "gru4rec", "mlp", "deepfm"] = "sasrec"
+    """Sequence model."""
+    width: int = Field(64, ge=4)
+    """D: width of item embeddings and hidden states."""
+    num_blocks: int = Field(2, ge=1)
+    """Transformer blocks, recurrent layers or hidden feed-forward layers."""
+    num_heads: int = Field(2, ge=1)
+    """Attention heads; must divide the width."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Dropout on embeddings and inside blocks."""
+    item_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of input items that training hides at random, so that no single one is relied on."""
+    history_skip: bool = True
+    """Add the normalised sum of all items so far to the hidden state, past the sequence model."""
+    tied_output: bool = True
+    """Score items with the embeddings they are read by, or with a second set (false)."""
+    warm_start: bool = False
+    """Start from the champion's weights where an earlier night's has tonight's architecture."""
+    max_length: int = Field(100, ge=2)
+    """L: most recent positions a model sees; longer histories are trained in windows of it."""
+    loss: Literal[
+        "cross_entropy",
+        "label_smoothing",
+        "soft_labels",
+        "decoupled",
+        "sampled_softmax",
+        "bce",
+        "gbce",
+        "bpr",
+    ] = "decoupled"
+    """Training objective; only soft_labels and decoupled read soft targets."""
+    logits_budget_mb: int = Field(256, ge=1)
+    """Memory for logits of losses over the whole catalogue, which work in chunks within it."""
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """ε of label_smoothing: share of the target spread evenly over the catalogue."""
+    num_negatives: int = Field(256, ge=1)
+    """K: items that a sampled loss draws per step and compares every target with."""
+    negative_power: float = Field(0.5, ge=0, le=1)
+    """Items are drawn by this power of their popularity: 0 draws all alike, 1 as they occur."""
+    gbce_calibration: float = Field(0.75, ge=0, le=1)
+    """t of gbce: 0 is bce, 1 takes all overconfidence from sampling back."""
+    targets: Literal["all", "new"] = "new"
+    """Train on every next item, or only on those new to the user (discovery)."""
+    target_days: float = Field(0.0, ge=0)
+    """0: a target is the next item; else one drawn from the following days' (once a timestamp)."""
+    popularity_days: int = Field(28, ge=0)
+    """Item biases start from, and end at, the popularity of the last days; 0: of all history."""
+    lambda1: float = Field(0.3, ge=0, le=1)
+    """λ1: how far target confidence follows the soft target's own mass, c = λ1·q_y + 1 - λ1."""
+    lambda2: float = Field(0.5, ge=0, le=1)
+    """λ2: weight of target confidence against the distribution over the other items."""
+    beta: float = Field(0.0, ge=0, le=1)
+    """β: share of the user's own soft target in an example's, the rest is the item's."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate of AdamW."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After warm-up the learning rate stays, or falls as a half cosine to 0 over all epochs."""
+    warm_up_steps: int = Field(20, ge=1)
+    """Optimiser steps over which the learning rate rises to its peak."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay of AdamW."""
+    batch_size: int = Field(64, ge=1)
+    """B: windows per optimiser step."""
+    epochs: int = Field(10, ge=1)
+    """Passes over the training windows at most."""
+    patience: int = Field(2, ge=1)
+    """Epochs without a better validation NDCG@10 before stopping."""
+    validation_users: int = Field(20_000, ge=1)
+    """Users that judge an epoch at most: a seeded sample where more have validation actions."""
+    clip_norm: float = Field(1.0, gt=0)
+    """Largest global gradient norm."""
+    explosion: float = Field(10.0, gt=1)
+    """A step's loss above this multiple of the run's first ends the training with an error."""
+    seed: int = Field(17, ge=0)
+    """Seed of weights, shuffling and dropout."""
+    num_threads: int = Field(0, ge=0)
+    """Torch threads; 0 takes one per core."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products while training; weights, sums and optimiser stay float32."""
+    processes: int = Field(1, ge=1)
+    """Training processes on this machine, with a share of each batch; torchrun starts them."""
+
+
+class EvaluationSettings(Frozen):
+    exclude_seen: bool = True
+    """Whether items a user already has may be recommended (false) or not (true: discovery)."""
+    batch_size: int = Field(256, ge=1)
+    """Users scored at once."""
+    light_history: int = Field(5, ge=1)
+    """Actions before the holdout that make a user light; one with fewer is new. For slices only."""
+    heavy_history: int = Field(50, ge=1)
+    """Actions before the holdout that make a user heavy; at least `light_history`."""
+    head_share: float = Field(0.8, gt=0, lt=1)
+    """Head items are the fewest with this share of actions before the holdout; others are tail."""
+
+
+class GateSettings(Frozen):
+    metric: Literal["ndcg@10", "recall@10"] = "ndcg@10"
+    """What candidate, champion and baselines are compared on."""
+    floor: float = Field(0.005, ge=0, le=1)
+    """The candidate's metric must reach this."""
+    popularity_margin: float = Field(0.0)
+    """The candidate must beat popularity by more than this."""
+    champion_margin: float = Field(0.05, ge=0, le=1)
+    """Share of the champion's metric that the interval's lower end may lie below it."""
+    min_users: int = Field(100, ge=1)
+    """Users with a holdout below which nothing is decided."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Confidence level of the paired bootstrap interval."""
+    num_resamples: int = Field(2000, ge=100)
+    """Bootstrap resamples over users."""
+    seed: int = Field(17, ge=0)
+    """Seed of the bootstrap."""
+
+
+class RecommendationsSettings(Frozen):
+    k: int = Field(10, ge=1)
+    """Items per user."""
+
+
+class RegistrySettings(Frozen):
+    tracking_uri: str = ""
+    """MLflow tracking and registry address; empty is SQLite under the root."""
+    experiment: str = Field("penumbra", min_length=1)
+    """MLflow experiment of the nights' runs."""
+    model_name: str = Field("penumbra", min_length=1)
+    """Registered model that carries the aliases."""
