@@ -19,6 +19,9 @@ from torch import Tensor
 from schemas.settings import TrainingSettings
 from trainer.examples import Examples, LossParts, Output
 
+SMALLEST_LOG_REST = -50.0
+"""Of log(1 - p_y), from which on 1 / (1 - p_y) and its products stay floats."""
+
 
 class Losses(NamedTuple):
     """Losses of C examples: total, its two parts before weighting, and ∂ total / ∂ logits.
@@ -103,7 +106,7 @@ def decoupled(log_p_CV: Tensor, examples: Examples, settings: TrainingSettings) 
     kl_C = (torch.special.xlogy(q, q) - q * log_p_hat_CK.masked_fill(q == 0, 0)).sum(1)
     p_C, kl_weight_C = log_p_C.exp(), (1 - lambda2) * (q > 0).any(1).to(q.dtype)
     scale_C = lambda2 * (aims_C - p_C) + kl_weight_C
-    gradient_CV = log_p_CV.sub_(log_rest_C[:, None]).exp_().mul_(scale_C[:, None])
+    gradient_CV = _scaled_rest(log_p_CV, log_rest_C, scale_C)
     gradient_CV.scatter_(1, targets_C1, (lambda2 * (p_C - aims_C))[:, None])
     gradient_CV.scatter_add_(1, items, -q * kl_weight_C[:, None])
     return Losses(lambda2 * bce_C + (1 - lambda2) * kl_C, bce_C, kl_C, gradient_CV)
@@ -199,7 +202,7 @@ class Gradients(NamedTuple):
             scaled_hidden_CD: The chunk's hidden states, times what `weight_VD` is scaled by.
             weight_VD: Of the output layer, in the precision to multiply in.
         """
-        self.bias_V.add_(gradient_CV.sum(0))
+        self.bias_V.addmv_(gradient_CV.T, gradient_CV.new_ones(len(gradient_CV)))
         gradient_CV = gradient_CV.to(weight_VD.dtype)
         self.hidden_ND[start : start + len(gradient_CV)] = gradient_CV @ weight_VD
         if weight_VD.dtype == self.weight_VD.dtype:
@@ -220,6 +223,20 @@ def _log_softmax(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor) -> Tensor
 def rows_at_once(num_columns: int, element_size: int, budget_mb: int) -> int:
     """Examples whose logits, with one more array of their size, keep within the budget."""
     return max(1, budget_mb * 2**20 // (2 * num_columns * element_size))
+
+
+def _scaled_rest(log_p_CV: Tensor, log_rest_C: Tensor, scale_C: Tensor) -> Tensor:
+    """p̂ · scale [C, V + 1] in the place of log p, right for all but the observed item.
+
+    As p times scale / (1 - p_y), which saves a pass; where 1 - p_y leaves the range of floats,
+    in few rows if any, by the difference of logarithms.
+    """
+    rows = (log_rest_C < SMALLEST_LOG_REST).nonzero()[:, 0]
+    exact = (log_p_CV[rows] - log_rest_C[rows, None]).exp_().mul_(scale_C[rows, None])
+    factor_C = scale_C * log_rest_C.clamp_min(SMALLEST_LOG_REST).neg().exp()
+    scaled_CV = log_p_CV.exp_().mul_(factor_C[:, None])
+    scaled_CV[rows] = exact
+    return scaled_CV
 
 
 def _log_rest(log_p_CV: Tensor, targets_C1: Tensor, log_p_C: Tensor) -> Tensor:

@@ -6,12 +6,18 @@ scores -inf is out of the ranking: it counts for no other item's rank and is nev
     B users, V items (columns 0..V), R most relevant items of one user, N relevant pairs
 """
 
+from itertools import pairwise
+from typing import Literal
+
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
 from schemas.contract import PADDING_INDEX
+
+MOST_COUNTED = 64
+"""Relevant items of a user up to which comparing all scores with each is quicker than a search."""
 
 
 def exclude(scores_BV: Tensor, excluded_BV: sparse.csr_matrix | None = None) -> Tensor:
@@ -27,8 +33,8 @@ def exclude(scores_BV: Tensor, excluded_BV: sparse.csr_matrix | None = None) -> 
 def ranks(scores_BV: Tensor, relevant_BV: sparse.csr_matrix) -> np.ndarray:
     """Ranks of relevant items: the number of items that score higher, plus half the ties.
 
-    Every score is located among its user's few relevant scores and counted; the matrix itself
-    is never sorted: O(B V log R).
+    Scores are compared with their user's few relevant ones and counted; the matrix itself is
+    never sorted: O(B V min(R, log R)).
 
     Args:
         scores_BV: Scores, excluded items at -inf.
@@ -37,29 +43,36 @@ def ranks(scores_BV: Tensor, relevant_BV: sparse.csr_matrix) -> np.ndarray:
     Returns:
         [N] float64, from 0, in the order of `relevant_BV.indices`; inf for an item at -inf.
     """
-    rows = torch.from_numpy(rows_of(relevant_BV))
-    places = torch.arange(len(rows)) - torch.from_numpy(relevant_BV.indptr.astype(np.int64))[rows]
-    num_users, num_relevant = len(scores_BV), int(np.diff(relevant_BV.indptr).max(initial=0))
-    of_pairs_N = scores_BV[rows, torch.from_numpy(relevant_BV.indices.astype(np.int64))]
-    padded_BR = scores_BV.new_full((num_users, num_relevant), torch.inf)
-    padded_BR[rows, places] = of_pairs_N
-    sorted_BR, order_BR = padded_BR.sort(dim=1)
-    higher_BR = _num_beyond(sorted_BR, scores_BV, right=False)
-    not_lower_BR = _num_beyond(sorted_BR, scores_BV, right=True)
-    of_sorted_BR = (higher_BR + not_lower_BR - 1) / 2
-    of_padded_BR = torch.empty_like(of_sorted_BR).scatter_(1, order_BR, of_sorted_BR)
-    found_N = torch.isfinite(of_pairs_N)
-    return torch.where(found_N, of_padded_BR[rows, places], torch.inf).numpy()
+    of_pairs_N = scores_BV[
+        torch.from_numpy(rows_of(relevant_BV)),
+        torch.from_numpy(relevant_BV.indices.astype(np.int64)),
+    ].numpy()
+    scores, ends = scores_BV.numpy(), relevant_BV.indptr
+    ranks_N = np.full(len(of_pairs_N), np.inf)
+    for user, (start, end) in enumerate(pairwise(ends)):
+        values = of_pairs_N[start:end]
+        count = _counted if len(values) <= MOST_COUNTED else _located
+        higher, not_lower = count(scores[user], values)
+        ranks_N[start:end] = np.where(np.isfinite(values), (higher + not_lower - 1) / 2, np.inf)
+    return ranks_N
 
 
-def _num_beyond(sorted_BR: Tensor, scores_BV: Tensor, *, right: bool) -> Tensor:
-    """How many scores of each user are > (right: ≥) each of its sorted values. [B, R] float64."""
-    num_users, num_values = sorted_BR.shape
-    passed_BV = torch.searchsorted(sorted_BR.contiguous(), scores_BV.contiguous(), right=right)
-    passed_BV += (num_values + 1) * torch.arange(num_users)[:, None]
-    counts = torch.bincount(passed_BV.ravel(), minlength=num_users * (num_values + 1))
-    from_right = counts.view(num_users, num_values + 1).flip(1).cumsum(1).flip(1)
-    return from_right[:, 1:].double()
+def _counted(scores_V: np.ndarray, values_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many scores are >, and ≥, each value [R]: by one pass over the scores each."""
+    higher = [np.count_nonzero(scores_V > value) for value in values_R]
+    not_lower = [np.count_nonzero(scores_V >= value) for value in values_R]
+    return np.array(higher), np.array(not_lower)
+
+
+def _located(scores_V: np.ndarray, values_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `_counted`, for many values: every score is located among them, and counted there."""
+    values, places = np.unique(values_R, return_inverse=True)
+
+    def beyond(side: Literal["left", "right"]) -> np.ndarray:
+        passed = np.bincount(np.searchsorted(values, scores_V, side), minlength=len(values) + 1)
+        return passed[::-1].cumsum()[::-1][1:][places]
+
+    return beyond("left"), beyond("right")
 
 
 def top_k(scores_BV: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -259,6 +259,20 @@ def test_sampled_softmax_estimates_the_other_items_without_bias():
     assert torch.stack(draws).expm1().mean().item() == pytest.approx(expected, rel=0.02)
 
 
+def test_decoupled_gradients_are_those_of_the_formula_where_the_target_is_certain():
+    """At a target logit of 120 the other items' share underflows a float; that among them not."""
+    z = torch.tensor([[0.5, 120.0, -0.5], [0.5, 1.0, -0.5]], requires_grad=True)
+    examples = sparse(torch.tensor([2, 2]), torch.tensor([[0.2, 0.5, 0.3]] * 2))
+    made_with = TrainingSettings(lambda1=0.0, lambda2=0.25)
+    loss_of("decoupled", z, examples, made_with).total.backward()
+    p_hat, q_hat = torch.tensor([0.5, -0.5]).softmax(0), torch.tensor([0.4, 0.6])
+    torch.testing.assert_close(z.grad[0, [0, 2]], 0.75 / 2 * (p_hat - q_hat))
+    p_y = z[1].softmax(0)[1].item()
+    torch.testing.assert_close(
+        z.grad[1, [0, 2]], (0.25 * (1 - p_y) * p_hat + 0.75 * (p_hat - q_hat)) / 2
+    )
+
+
 @pytest.mark.parametrize("target_logit", [-60.0, 12.0, 16.7, 25.0, 60.0])
 def test_decoupled_is_precise_where_the_target_is_nearly_certain(target_logit):
     logits = torch.tensor([[0.5, target_logit, -0.5]])

@@ -1,9 +1,11 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
+import trainer.ranking
 from trainer.ranking import exclude, ranks, top_k
 
 MINUS_INF = float("-inf")
@@ -56,8 +58,15 @@ def batches(draw):
     return torch.tensor(scores, dtype=torch.float32), *matrices
 
 
-@given(batches())
-def test_ranks_match_a_count_item_by_item(batch):
+def ranks_with(most_counted, *batch):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.ranking, "MOST_COUNTED", most_counted)
+        return ranks(*batch)
+
+
+@pytest.mark.parametrize("most_counted", [0, 1, 64])
+@given(batch=batches())
+def test_ranks_match_a_count_item_by_item(most_counted, batch):
     scores, relevant, excluded = batch
     expected = []
     for user, row in enumerate(scores.tolist()):
@@ -67,7 +76,8 @@ def test_ranks_match_a_count_item_by_item(batch):
             higher = sum(score > row[item] for score in left)
             ties = sum(score == row[item] for score in left) - 1
             expected.append(np.inf if item in out else higher + ties / 2)
-    np.testing.assert_array_equal(ranks(exclude(scores, excluded), relevant), expected)
+    found = ranks_with(most_counted, exclude(scores, excluded), relevant)
+    np.testing.assert_array_equal(found, expected)
 
 
 @given(batches(), st.integers(1, 14))
