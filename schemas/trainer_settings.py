@@ -39,8 +39,8 @@ class TrainingSettings(Frozen):
         "bpr",
     ] = "decoupled"
     """Training objective; only soft_labels and decoupled read soft targets."""
-    logits_budget_mb: int = Field(256, ge=1)
-    """Memory for logits of losses over the whole catalogue, which work in chunks within it."""
+    logits_budget_mb: int = Field(0, ge=0)
+    """MiB for logits over the whole catalogue, in chunks; 0: as the output layer, at least 64."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """ε of label_smoothing: share of the target spread evenly over the catalogue."""
     num_negatives: int = Field(256, ge=1)

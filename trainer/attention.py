@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from schemas.errors import SettingsError
 from schemas.settings import TrainingSettings
 from trainer.backbone import INITIAL_STD, Backbone
+from trainer.dropout import Dropout
 
 
 class SASRec(Backbone):
@@ -50,9 +51,9 @@ class AttentionBlock(nn.Module):
         self.queries_keys_values = nn.Linear(width, 3 * width)
         self.attended = nn.Linear(width, width)
         self.feed = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+            nn.Linear(width, 2 * width), nn.GELU(), Dropout(dropout), nn.Linear(2 * width, width)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden_BLD: Tensor) -> Tensor:
         """Hidden states of the same shape."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from schemas.contract import PADDING_INDEX
 from schemas.settings import TrainingSettings
+from trainer.dropout import Dropout
 
 INITIAL_STD = 0.02
 """Standard deviation of new embeddings: small, so that a new model starts from its item bias."""
@@ -43,7 +44,7 @@ class Backbone(nn.Module):
             None if settings.tied_output else _item_embedding(num_items, settings.width)
         )
         self.item_bias = nn.Parameter(torch.zeros(num_items))
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.history_norm = nn.LayerNorm(settings.width) if settings.history_skip else None
         self.norm = nn.LayerNorm(settings.width)
 

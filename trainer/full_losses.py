@@ -19,6 +19,9 @@ from torch import Tensor
 from schemas.settings import TrainingSettings
 from trainer.examples import Examples, LossParts, Output
 
+LEAST_BUDGET_MB = 64
+"""Memory for logits below which there is nothing to gain."""
+
 SMALLEST_LOG_REST = -50.0
 """Of log(1 - p_y), from which on 1 / (1 - p_y) and its products stay floats."""
 
@@ -149,13 +152,13 @@ class _Full(torch.autograd.Function):
         settings: TrainingSettings,
     ) -> tuple[Tensor, Tensor, Tensor]:
         num_examples = len(hidden_ND)
-        gradients = (
-            Gradients.of(hidden_ND, weight_VD, bias_V) if any(ctx.needs_input_grad) else None
-        )
+        size = rows_at_once(weight_VD, settings.logits_budget_mb)
+        gradients = None
+        if any(ctx.needs_input_grad):
+            gradients = Gradients(*map(torch.empty_like, (hidden_ND, weight_VD, bias_V)))
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else hidden_ND.dtype
         hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
         sums = bias_V.new_zeros(3)
-        size = rows_at_once(len(bias_V), bias_V.element_size(), settings.logits_budget_mb)
         for start in range(0, num_examples, size):
             hidden_CD = hidden_ND[start : start + size]
             log_p_CV = _log_softmax(hidden_CD, weight_VD, bias_V)
@@ -173,8 +176,9 @@ class _Full(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = [gradient.mul_(grads[0]) for gradient in ctx.gradients]
-        ctx.gradients = None
+        gradients, ctx.gradients = ctx.gradients, None
+        if grads[0] != 1:  # a pass over all weights that a plain `total.backward()` does without
+            gradients = [gradient.mul_(grads[0]) for gradient in gradients]
         return (*gradients, None, None, None)
 
 
@@ -185,30 +189,27 @@ class Gradients(NamedTuple):
     weight_VD: Tensor
     bias_V: Tensor
 
-    @classmethod
-    def of(cls, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor) -> "Gradients":
-        """Zero gradients, but for hidden states, every row of which is written once."""
-        zeros = (torch.zeros_like(tensor) for tensor in (weight_VD, bias_V))
-        return cls(torch.empty_like(hidden_ND), *zeros)
-
     def add(
         self, start: int, gradient_CV: Tensor, scaled_hidden_CD: Tensor, weight_VD: Tensor
     ) -> None:
-        """Adds those of a chunk of examples, which begins at example `start`.
+        """Adds those of a chunk of examples; the first chunk writes over what is there.
 
         Args:
-            start: The first example's number.
+            start: Number of the chunk's first example.
             gradient_CV: Over the chunk's logits.
             scaled_hidden_CD: The chunk's hidden states, times what `weight_VD` is scaled by.
             weight_VD: Of the output layer, in the precision to multiply in.
         """
-        self.bias_V.addmv_(gradient_CV.T, gradient_CV.new_ones(len(gradient_CV)))
+        keep, ones_C = int(start > 0), gradient_CV.new_ones(len(gradient_CV))
+        self.bias_V.addmv_(gradient_CV.T, ones_C, beta=keep)
         gradient_CV = gradient_CV.to(weight_VD.dtype)
         self.hidden_ND[start : start + len(gradient_CV)] = gradient_CV @ weight_VD
         if weight_VD.dtype == self.weight_VD.dtype:
-            self.weight_VD.addmm_(gradient_CV.T, scaled_hidden_CD)
-        else:
+            self.weight_VD.addmm_(gradient_CV.T, scaled_hidden_CD, beta=keep)
+        elif keep:
             self.weight_VD.add_(gradient_CV.T @ scaled_hidden_CD)
+        else:
+            self.weight_VD.copy_(gradient_CV.T @ scaled_hidden_CD)
 
 
 def _log_softmax(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor) -> Tensor:
@@ -220,9 +221,14 @@ def _log_softmax(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor) -> Tensor
     return torch.log_softmax(logits_CV, 1, out=logits_CV)
 
 
-def rows_at_once(num_columns: int, element_size: int, budget_mb: int) -> int:
-    """Examples whose logits, with one more array of their size, keep within the budget."""
-    return max(1, budget_mb * 2**20 // (2 * num_columns * element_size))
+def rows_at_once(weight_VD: Tensor, budget_mb: int) -> int:
+    """Examples whose logits, with one more array of their size, keep within the budget.
+
+    A budget of 0 is that of the weights themselves, through all of which every chunk goes, and
+    `LEAST_BUDGET_MB` where they are smaller.
+    """
+    budget = budget_mb * 2**20 or max(weight_VD.nbytes, LEAST_BUDGET_MB * 2**20)
+    return max(1, budget // (2 * len(weight_VD) * weight_VD.element_size()))
 
 
 def _scaled_rest(log_p_CV: Tensor, log_rest_C: Tensor, scale_C: Tensor) -> Tensor:

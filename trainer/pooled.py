@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from schemas.settings import TrainingSettings
 from trainer.backbone import Backbone
+from trainer.dropout import Dropout
 
 RECENCY_DECAY = 0.8
 """An item's weight in the recent mean falls by this factor with every later position."""
@@ -106,6 +107,6 @@ def _feed_forward(settings: TrainingSettings) -> nn.Sequential:
     hidden = [
         layer
         for _ in range(settings.num_blocks)
-        for layer in (nn.Linear(pooled, pooled), nn.GELU(), nn.Dropout(settings.dropout))
+        for layer in (nn.Linear(pooled, pooled), nn.GELU(), Dropout(settings.dropout))
     ]
     return nn.Sequential(nn.LayerNorm(pooled), *hidden, nn.Linear(pooled, settings.width))

@@ -229,9 +229,15 @@ def test_bfloat16_products_are_close(name):
 
 
 def test_rows_at_once_keep_two_arrays_of_logits_within_the_budget():
-    assert rows_at_once(num_columns=43_000, element_size=4, budget_mb=256) == 780
+    weight = torch.empty(43_000, 2)
+    assert rows_at_once(weight, budget_mb=256) == 780
     assert 780 * 43_000 * 4 * 2 <= 256 * 2**20 < 781 * 43_000 * 4 * 2
-    assert rows_at_once(num_columns=10**9, element_size=4, budget_mb=1) == 1
+    assert rows_at_once(torch.empty(10**6, 1), budget_mb=1) == 1
+
+
+def test_without_a_budget_logits_take_what_the_weights_do_or_64_mib():
+    assert rows_at_once(torch.empty(10**6, 128), budget_mb=0) == 64
+    assert rows_at_once(torch.empty(43_000, 128), budget_mb=0) == 195
 
 
 def test_negatives_are_drawn_as_often_as_expected():
