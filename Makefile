@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo night ui test check bench-discovery bench-graph clean
+.PHONY: help install demo night ui test check bench-discovery bench-graph bench-train bench-quality clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,13 @@ bench-discovery: $(INSTALLED) ## what each part of the demo's recipe brings, ove
 
 bench-graph: $(INSTALLED) ## graph and propagation beside Spark joins, scipy and implicit, to 20 million (hours)
 	$(BIN)/python -m benchmarks.graph
+
+bench-train: $(INSTALLED) ## training steps, ranks and an epoch beside dense formulas, a sort and RecTools (an hour)
+	$(BIN)/python -m benchmarks.training
+
+bench-quality: $(INSTALLED) ## soft targets beside tuned baselines on four data sets; resumes (days): make bench-quality DATA=folder
+	@test -n "$(DATA)" || { echo "found no DATA; expected the folder of benchmarks/quality_data.py's files; fix: make bench-quality DATA=folder" >&2; exit 64; }
+	$(BIN)/python -m benchmarks.quality all --data $(DATA) --root $(ROOT)/quality
 
 clean: ## remove the demo's var, .venv and all caches
 	rm -rf var $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis spark-warehouse

@@ -44,10 +44,16 @@ UserValues = dict[str, list[np.ndarray]]
 """By metric: per-user values, one array a run."""
 
 
-def run_stage(module: str, ds: date, root: Path, changes: Mapping[str, str]) -> None:
+def run_stage(
+    module: str,
+    ds: date,
+    root: Path,
+    changes: Mapping[str, str],
+    settings_file: Path = SETTINGS_FILE,
+) -> None:
     """Runs one stage to its end, as an operator would."""
     command = [sys.executable, "-m", module, "--ds", str(ds), "--root", str(root)]
-    command += ["--settings", str(SETTINGS_FILE)]
+    command += ["--settings", str(settings_file)]
     environment = os.environ | {f"PENUMBRA_{key}": value for key, value in changes.items()}
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
 

@@ -21,7 +21,8 @@ from rich.console import Console
 
 from benchmarks.contenders import GRAPH, ITEM_SEEDS, SOFT, WHOLE_HISTORY, Contender, Timing
 from benchmarks.generated_events import World, generate
-from benchmarks.graph_report import Finding, Report, surroundings
+from benchmarks.graph_report import Report, millions, surroundings
+from benchmarks.report import Finding
 
 MILLION = 1_000_000
 RESULTS = Path(__file__).parent / "results"
@@ -102,7 +103,7 @@ def compare(comparison: Comparison, found: Timings, num_interactions: int) -> Fi
     theirs = median(t.work for t in found[Contender(comparison.rival)])
     start = " with start-up" if comparison.counts_start else ""
     return Finding(
-        num_interactions,
+        millions(num_interactions),
         f"{comparison.ours.name}{start} against {comparison.rival}",
         f"{ours:.1f} s",
         f"{theirs:.1f} s",
@@ -124,7 +125,7 @@ def growth(found: Mapping[int, Timings], actions: Mapping[int, int]) -> list[Fin
         small, large = microseconds(SMALL, stages), microseconds(LARGE, stages)
         what = f"{name}: time per interaction against that at {SMALL}M"
         numbers = f"{large:.2f} µs", f"{small:.2f} µs", large / small
-        return Finding(actions[LARGE], what, *numbers, "×", reach)
+        return Finding(millions(actions[LARGE]), what, *numbers, "×", reach)
 
     return [
         finding("graph and propagation", GRAPH, SOFT, reach=LARGEST_GROWTH),
@@ -135,16 +136,14 @@ def growth(found: Mapping[int, Timings], actions: Mapping[int, int]) -> list[Fin
 
 def memory(root: Path, num_interactions: int) -> list[Finding]:
     """Peak memory of each stage over all its processes, and what it sent through shuffles."""
-    findings = []
+    findings, size = [], millions(num_interactions)
     for stage in (GRAPH, SOFT):
         peak, num_samples = stage.peak_bytes(root)
         shuffled = stage.published(root).manifest.notes.get("shuffled_bytes", 0) / 1e9
         what = f"{stage.name}: peak memory (PSS of all processes, {num_samples} samples)"
-        limit = Finding(
-            num_interactions, what, f"{peak / 1e9:.2f} GB", "", peak / 1e9, " GB", MEMORY_LIMIT_GB
-        )
+        limit = Finding(size, what, f"{peak / 1e9:.2f} GB", "", peak / 1e9, " GB", MEMORY_LIMIT_GB)
         sent = f"{stage.name}: bytes shuffled"
-        information = Finding(num_interactions, sent, f"{shuffled:.2f} GB", "", shuffled, " GB")
+        information = Finding(size, sent, f"{shuffled:.2f} GB", "", shuffled, " GB")
         findings += [limit, information]
     return findings
 

@@ -11,7 +11,8 @@ from benchmarks import graph_rivals, spark_rivals
 from benchmarks.contenders import GRAPH, ITEM_SEEDS, SOFT, WHOLE_HISTORY, Contender, Timing
 from benchmarks.generated_events import DS, World, generate
 from benchmarks.graph import COMPARISONS, compare, contenders, measure, parse
-from benchmarks.graph_report import Finding, Report
+from benchmarks.graph_report import Report, millions
+from benchmarks.report import Finding
 from benchmarks.scipy_propagation import propagate_all
 from jobs import item_graph, soft_targets
 from schemas.command import Night
@@ -154,9 +155,9 @@ def test_only_the_whole_benchmark_may_change_the_published_results(tmp_path):
 
 def test_a_report_says_what_was_reached_and_what_was_missed(tmp_path):
     findings = [
-        Finding(5_000_000, "a", "2.0 s", "12.0 s", 6.0, "× as fast", 5.0, is_floor=True),
-        Finding(5_000_000, "b", "4.0 s", "2.0 s", 2.0, "× its time", 1.5),
-        Finding(20_000_000, "c", "7.00 GB", "", 7.0, " GB"),
+        Finding(millions(5_000_000), "a", "2.0 s", "12.0 s", 6.0, "× as fast", 5.0, is_floor=True),
+        Finding(millions(5_000_000), "b", "4.0 s", "2.0 s", 2.0, "× its time", 1.5),
+        Finding(millions(20_000_000), "c", "7.00 GB", "", 7.0, " GB"),
     ]
     about = {"command": "x", "date": "2017-10-31", "machine": {"cores": 2}, "versions": {"y": "1"}}
     runs = [{"num_interactions": 5_000_000, "contender": "a", "wall": [2.0], "work": [1.5]}]

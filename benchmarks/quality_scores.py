@@ -1,0 +1,126 @@
+"""Quality scores: the best settings of each loss, trained with several seeds, on the holdout.
+
+A model's per-user values are in `<root>/<data set>/scores/<backbone>-<loss>-<digest>-<seed>.npz`,
+the digest being that of its settings: the same model is not scored twice.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality_data import DataSet
+from benchmarks.quality_roots import RunStage, run_stage
+from benchmarks.quality_search import (
+    Trial,
+    best_trials,
+    read_trials,
+    training_root,
+    trial_settings,
+)
+from benchmarks.quality_training import train, user_values
+from schemas.partitions import get
+from schemas.sequences import SEQUENCES
+from trainer.checkpointing import ResumeState
+
+FACTS = "facts"
+"""The array of a file that holds everything but per-user values, as JSON."""
+DIGEST_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class Score:
+    """One trained model on the holdout.
+
+    `facts` are the seed, the training's outcome, the holdout's digest and the number of users
+    that have a sequence; `values` per-user arrays [B] by name, such as `all/ndcg@10`.
+    """
+
+    facts: dict[str, Any]
+    values: dict[str, np.ndarray]
+
+
+def score(
+    data: DataSet,
+    root: Path,
+    backbone: str,
+    losses: Sequence[str],
+    seeds: Sequence[int],
+    run: RunStage = run_stage,
+) -> None:
+    """Trains and scores each loss's best settings with each seed, where that is not done.
+
+    Args:
+        data: A data set that is searched.
+        root: Of all data sets.
+        backbone: As in `training.backbone`.
+        losses: All of them must have been tried as often.
+        seeds: Of the trainings.
+        run: Runs a stage.
+
+    Raises:
+        UsageError: The losses' budgets differ.
+    """
+    best = best_trials(read_trials(data.home(root)), backbone, losses)
+    for seed in seeds:
+        for trial in best.values():
+            file = score_file(data.home(root), trial, seed)
+            if not file.exists():
+                _write(file, score_once(data, root, trial, seed, run))
+                found = read_score(file)
+                means = {m: round(float(v.mean()), 4) for m, v in found.values.items() if "10" in m}
+                about = f"{data.name} {backbone} {trial.loss} seed {seed}"
+                print(f"{about}: holdout {means}", flush=True)
+
+
+def score_once(data: DataSet, root: Path, trial: Trial, seed: int, run: RunStage) -> Score:
+    """Trains a trial's settings with a seed and ranks for the holdout's users."""
+    home, night = data.home(root), data.home(root) / "night"
+    settings = data.load_settings(root)
+    settings = trial_settings(settings, trial.backbone, trial.loss, seed, trial.changes)
+    name = score_file(home, trial, seed).stem
+    resume = ResumeState(home / "resume" / f"score-{name}" / "state.pt")
+    trained = train(training_root(data, root, settings, run), data.ds, settings, resume)
+    sequences = get(night, SEQUENCES, data.ds).manifest
+    facts = {
+        "seed": seed,
+        "best_epoch": trained.best_epoch,
+        "validation_ndcg_10": trained.validation_ndcg_10,
+        "seconds": trained.seconds,
+        "holdout_digest": sequences.content_digest,
+        "num_users": sequences.rows,
+    }
+    return Score(facts, user_values(trained, night, data.ds, settings))
+
+
+def score_file(home: Path, trial: Trial, seed: int) -> Path:
+    """Where a trial's model with a seed is kept."""
+    text = json.dumps([trial.changes, trial.equal], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+    return home / "scores" / f"{trial.backbone}-{trial.loss}-{digest}-{seed}.npz"
+
+
+def read_score(file: Path) -> Score:
+    """A score as it was written; nothing in it is executed."""
+    with np.load(file, allow_pickle=False) as arrays:
+        values = {name: arrays[name] for name in arrays.files if name != FACTS}
+        return Score(json.loads(str(arrays[FACTS])), values)
+
+
+def scores_of(home: Path, trial: Trial) -> list[Score]:
+    """All seeds' scores of a trial, by seed."""
+    pattern = score_file(home, trial, 0).stem.removesuffix("-0")
+    found = map(read_score, (home / "scores").glob(f"{pattern}-*.npz"))
+    return sorted(found, key=lambda one: one.facts["seed"])
+
+
+def _write(file: Path, one: Score) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    with unfinished.open("wb") as opened:
+        np.savez(opened, **{FACTS: np.array(json.dumps(one.facts))}, **one.values)  # type: ignore[arg-type]
+    unfinished.replace(file)

@@ -1,0 +1,214 @@
+"""The quality benchmark on generated walks through twelve items, and its rules on literal data."""
+
+import importlib
+import json
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from benchmarks import quality_search
+from benchmarks.quality import main
+from benchmarks.quality_data import DATA_SETS, DAY, DataSet, ordered_events
+from benchmarks.quality_report import Cell, Gain, read_cells
+from benchmarks.quality_roots import prepare, without_holdout
+from benchmarks.quality_scores import Score, read_score, score
+from benchmarks.quality_search import Trial, best_trials, read_trials, search
+from benchmarks.quality_space import LOSSES, OWN, SHARED, draw_trials
+from schemas.command import Night
+from schemas.errors import DataError, UsageError
+from schemas.partitions import get
+from schemas.publishing import new_token
+from schemas.sequences import SEQUENCES
+from schemas.settings import load
+
+NUM_USERS, NUM_ITEMS = 60, 12
+SETTINGS = {
+    "events": {"history_days": 2},
+    "split": {"protocol": "leave_one_out"},
+    "items": {"min_support": 1},
+    "training": {"targets": "all", "max_length": 5, "epochs": 2, "num_threads": 1},
+    "evaluation": {"exclude_seen": False},
+}
+SEEDS = [1, 2]
+
+
+def walks(source, downloads):
+    """Every user goes through the items in order, 6 to 10 of them."""
+    return ordered_events(
+        {f"u{u}": [f"i{(u + t) % NUM_ITEMS}" for t in range(6 + u % 5)] for u in range(NUM_USERS)}
+    )
+
+
+WALKS = DataSet("walks", DAY, walks, SETTINGS)
+
+
+def run_here(module, ds, root, changes, settings_file):
+    """Runs a stage in this process, which has a Spark session."""
+    stage = importlib.import_module(module)
+    settings = load(settings_file, {f"PENUMBRA_{key}": value for key, value in changes.items()})
+    inputs = stage.STAGE.inputs(root, ds, settings)
+    stage.main(Night(root, ds, settings, inputs, "", new_token(), 0.0))
+
+
+def run_nothing(module, *arguments):
+    raise AssertionError(f"{module} ran again")
+
+
+@pytest.fixture(scope="module")
+def root(spark, tmp_path_factory):
+    """Prepared, searched with one trial of each loss and scored with two seeds."""
+    root = tmp_path_factory.mktemp("quality")
+    prepare(WALKS, root, root, run_here)
+    search(WALKS, root, "mlp", LOSSES, 1, seed=7, run=run_nothing)
+    score(WALKS, root, "mlp", LOSSES, SEEDS, run=run_nothing)
+    return root
+
+
+@pytest.fixture
+def cell(root, monkeypatch):
+    monkeypatch.setitem(DATA_SETS, "walks", WALKS)
+    ((found,), refused) = read_cells(root)
+    assert refused == []
+    return found
+
+
+def test_nothing_of_the_holdout_is_where_a_search_looks(root):
+    night, sealed = (get(root / "walks" / f, SEQUENCES, DAY).read() for f in ("night", "sealed"))
+    assert set(night["num_holdout"].to_pylist()) == {1}
+    assert set(sealed["num_holdout"].to_pylist()) == {0}
+    kept = [items[:-1] for items in night["item_indices"].to_pylist()]
+    assert sealed["item_indices"].to_pylist() == kept
+    times = [of_user[:-1] for of_user in night["event_times"].to_pylist()]
+    assert sealed["event_times"].to_pylist() == times
+
+
+def test_a_search_finds_the_same_where_the_holdout_is_gone(root, tmp_path):
+    copy = shutil.copytree(root / "walks", tmp_path / "walks", symlinks=True)
+    shutil.rmtree(copy / "night" / "tables" / "sequences")
+    (copy / "trials.jsonl").unlink()
+    search(WALKS, tmp_path, "mlp", LOSSES, 1, seed=7, run=run_nothing)
+    found, before = (read_trials(home) for home in (copy, root / "walks"))
+    assert [replace(t, seconds=0) for t in found] == [replace(t, seconds=0) for t in before]
+
+
+def test_actions_after_the_border_leave_with_their_times():
+    rows = [
+        {
+            "user_id": name,
+            "item_indices": items,
+            "event_times": [datetime(2024, 1, 1 + n, tzinfo=UTC) for n in range(len(items))],
+            "num_train": len(items) - held,
+            "num_validation": 0,
+            "num_holdout": held,
+        }
+        for name, items, held in (("ann", [1, 2, 3], 2), ("bob", [4, 5], 0))
+    ]
+    cut = without_holdout(pa.Table.from_pylist(rows, schema=SEQUENCES.schema))
+    assert cut["item_indices"].to_pylist() == [[1], [4, 5]]
+    assert [len(times) for times in cut["event_times"].to_pylist()] == [1, 2]
+
+
+def test_recorded_trials_and_scores_are_not_made_again(root, monkeypatch):
+    monkeypatch.setattr(quality_search, "train", run_nothing)
+    before = (root / "walks" / "trials.jsonl").read_bytes()
+    search(WALKS, root, "mlp", LOSSES, 1, seed=7, run=run_nothing)
+    score(WALKS, root, "mlp", LOSSES, SEEDS, run=run_nothing)
+    assert (root / "walks" / "trials.jsonl").read_bytes() == before
+
+
+def test_a_trial_of_another_space_is_refused(root, tmp_path):
+    copy = shutil.copytree(root / "walks", tmp_path / "walks", symlinks=True)
+    lines = (copy / "trials.jsonl").read_text()
+    (copy / "trials.jsonl").write_text(lines.replace('"training.dropout": 0.2', '"x": 0.2'))
+    with pytest.raises(UsageError, match="another trial 0 of mlp with cross_entropy"):
+        search(WALKS, tmp_path, "mlp", LOSSES, 1, seed=7, run=run_nothing)
+
+
+def test_a_training_that_explodes_is_a_trial_with_nothing(root, tmp_path, monkeypatch):
+    def explode(*arguments):
+        raise DataError("a loss of nan", "a number", "a lower rate")
+
+    copy = shutil.copytree(root / "walks", tmp_path / "walks", symlinks=True)
+    monkeypatch.setattr(quality_search, "train", explode)
+    search(WALKS, tmp_path, "mlp", ["cross_entropy"], 1, seed=8, run=run_nothing)
+    last = read_trials(copy)[-1]
+    assert (last.seed, last.validation_ndcg_10) == (8, 0.0)
+    assert "a loss of nan" in last.error
+
+
+def test_no_new_round_begins_when_the_time_is_over(root):
+    search(WALKS, root, "mlp", LOSSES, 2, seed=7, hours=0.0, run=run_nothing)
+    assert len(read_trials(root / "walks")) == len(LOSSES)
+
+
+def test_the_report_has_the_numbers_of_the_files(root, cell, capsys):
+    assert main(["report", "--root", str(root)]) == 0
+    report = json.loads((root / "results" / "quality.json").read_text())
+    for run in report["runs"]:
+        pattern = f"mlp-{run['loss']}-*.npz"
+        scores = [read_score(file) for file in (root / "walks" / "scores").glob(pattern)]
+        assert len(scores) == len(SEEDS)
+        mean = np.mean([one.values["all/ndcg@10"] for one in scores], dtype=np.float64)
+        assert run["means"]["ndcg@10"] == pytest.approx(mean, abs=1e-9)
+        assert f"| {run['loss']} | {mean:.4f} |" in (root / "results" / "quality.md").read_text()
+    assert "provisional: 2 seeds" in report["findings"][0]["what"]
+
+
+def test_a_cell_with_unequal_budgets_is_left_out(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(DATA_SETS, "walks", WALKS)
+    copy = shutil.copytree(root / "walks", tmp_path / "walks", symlinks=True)
+    search(WALKS, tmp_path, "mlp", ["cross_entropy"], 2, seed=7, run=run_nothing)
+    assert len(read_trials(copy)) == len(LOSSES) + 1
+    assert main(["report", "--root", str(tmp_path)]) == 64
+    assert "2 trials of cross_entropy, 1 trials of label_smoothing" in capsys.readouterr().err
+
+
+def trial(loss, number=0, validation=0.1, **changes):
+    return Trial("mlp", loss, 7, number, {}, {"epochs": 2} | changes, validation, 1, 2, 3.0)
+
+
+def test_the_best_trial_is_that_of_validation():
+    trials = [trial("a"), trial("a", 1, 0.3), trial("a", 2, 0.2)]
+    assert best_trials(trials, "mlp", ["a"])["a"].number == 1
+
+
+def test_losses_with_other_epochs_are_not_compared():
+    with pytest.raises(UsageError, match="different budgets"):
+        best_trials([trial("a"), trial("b", epochs=3)], "mlp", ["a", "b"])
+
+
+def test_all_losses_draw_the_same_shared_settings():
+    trials = {loss: draw_trials(loss, 1, 5) for loss in LOSSES}
+    shared = {loss: [[t[name] for name in SHARED] for t in drawn] for loss, drawn in trials.items()}
+    assert shared["decoupled"] == shared["label_smoothing"] == shared["cross_entropy"]
+    assert len({str(one) for one in shared["decoupled"]}) == 5
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_longer_search_begins_like_a_shorter_one(loss):
+    choices = SHARED | OWN[loss]
+    assert draw_trials(loss, 1, 6)[:4] == draw_trials(loss, 1, 4)
+    assert draw_trials(loss, 1, 1) == [{name: values[0] for name, values in choices.items()}]
+
+
+def test_gain_is_against_the_better_baseline_paired_over_users(cell):
+    def scores(*values):
+        return [Score({"num_users": 4}, {"all/ndcg@10": np.array(values, np.float32)})]
+
+    found = {
+        "cross_entropy": scores(0.2, 0.2, 0.2, 0.2),
+        "label_smoothing": scores(0.4, 0.4, 0.4, 0.4),
+        "decoupled": scores(0.5, 0.5, 0.5, 0.3),
+    }
+    literal = Cell(cell.data, "mlp", cell.trials, 1, found)
+    gain = Gain(literal, "ndcg@10")
+    assert literal.opponent == "label_smoothing"
+    assert gain.relative == pytest.approx(0.125)
+    assert gain.users == (3, 1)
+    assert gain.verdict == "open"
+    better = Cell(cell.data, "mlp", cell.trials, 1, found | {"decoupled": scores(*[0.5] * 4)})
+    assert Gain(better, "ndcg@10").verdict == "win"
