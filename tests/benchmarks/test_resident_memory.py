@@ -10,8 +10,8 @@ from benchmarks.resident_memory import peak_resident_bytes, tree_bytes
 MEGABYTES = 10**6
 HOLD = "held = bytearray(b'1' * 100_000_000)"
 """Touches 100 MB."""
-WAIT = "print('held', flush=True); sys.stdin.read()"
-"""Says so, and waits until its input is closed."""
+WAIT = "os.write(1, b'held\\n'); sys.stdin.read()"
+"""Says so, in one piece however output is buffered, and waits until its input is closed."""
 
 
 @contextmanager

@@ -154,7 +154,7 @@ def test_the_form_offers_every_setting_with_its_loaded_value_and_range(dag):
 
 def test_the_form_refuses_what_the_settings_would_refuse(dag):
     assert "0 is less than the minimum of 1" in dag["epochs_0"]
-    assert "'best' is not one of ['cross_entropy', 'decoupled']" in dag["loss_best"]
+    assert "'best' is not one of ['cross_entropy', 'label_smoothing'" in dag["loss_best"]
 
 
 def test_the_dag_can_be_stored(dag):

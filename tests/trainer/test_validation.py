@@ -155,7 +155,7 @@ def test_validating_draws_the_same_each_time_and_nothing_from_torchs_generator(l
 
 
 def test_validating_spends_nothing_on_gradients(monkeypatch):
-    monkeypatch.delattr("trainer.full_losses.Gradients.of")
+    monkeypatch.delattr("trainer.full_losses.Gradients.add")
     assert validation_loss(build(SOFT, 9), followed(), soft_targets(), SOFT)
 
 
