@@ -117,4 +117,4 @@ def surroundings(command: str, packages: Sequence[str]) -> dict[str, Any]:
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """One line a row, headings first."""
     lines = [headings, ["---"] * len(headings), *rows]
-    return ["| " + " | ".join(cells) + " |" for cells in lines]
+    return ["| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |" for cells in lines]

@@ -16,6 +16,8 @@ from schemas.settings import load
 
 PROJECT = Path(__file__).parent.parent
 GUIDE = (PROJECT / "docs" / "bring-your-own-events.md").read_text()
+README = (PROJECT / "README.md").read_text()
+RESULTS = PROJECT / "benchmarks" / "results"
 MUSIC = PROJECT.parent / "shared" / "data" / "music30_sessions.parquet"
 DS = date(2014, 12, 31)
 LITERAL_PLAYS = pa.table(
@@ -62,3 +64,13 @@ def test_the_guide_leads_from_music30_to_interactions(tmp_path):
     plays = pq.read_table(MUSIC, columns=["ts"])["ts"].to_numpy()
     start = 1_419_984_000
     assert notes["events"] == ((plays >= start) & (plays < start + 86_400)).sum() > 0
+
+
+def test_the_readme_quotes_the_benchmarks_as_their_results_have_them():
+    verdicts = (" pass |", " miss |")
+    quoted = [line for line in README.splitlines() if line.endswith(verdicts)]
+    results = [file.read_text() for file in RESULTS.glob("*.md")]
+    found = [line for text in results for line in text.splitlines() if line.endswith(verdicts)]
+    assert quoted and set(quoted) <= set(found)
+    misses = {line for line in found if line.endswith(verdicts[1])}
+    assert misses <= set(quoted)
