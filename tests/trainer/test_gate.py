@@ -246,6 +246,12 @@ def test_op11_a_slice_that_one_model_lacks_is_inconclusive(missing):
     assert (decision.outcome, unclear(decision)) == ("inconclusive", ["tail_items"])
 
 
+def test_op10_a_slice_of_enough_users_for_one_model_only_is_inconclusive():
+    more = sliced("tail_items", [0.5], [0.5] * 2)
+    decision = decided([0.5] * 4, champion=[0.5] * 4, more=more)
+    assert (decision.outcome, unclear(decision)) == ("inconclusive", ["tail_items"])
+
+
 def test_op09_coverage_that_drops_too_far_holds():
     covered = {"candidate": 0.25, "champion": 0.5}
     decision = decided([0.5] * 4, champion=[0.5] * 4, covered=covered)
