@@ -35,7 +35,7 @@ DECIDED_WITH = "settings_digest"
 """Note in the ledger's manifest: digest of the settings of the newest decision."""
 
 STAGE_SETTINGS = ("gate", "evaluation")
-TAGS = ("outcome", "verdict", "mode", "reason", "rules", "decided_at")
+TAGS: tuple[str, ...] = ("outcome", "verdict", "mode", "reason", "rules", "decided_at")
 TAGS += ("scorecards_digest", "holdout_digest")
 """Columns of the ledger that are tags of the model version too."""
 TICK = timedelta(microseconds=1)
