@@ -21,7 +21,7 @@ from benchmarks.quality_training import PARTS
 from benchmarks.report import Finding, markdown_table
 from schemas.errors import UsageError
 from schemas.settings import GateSettings
-from trainer.gate import paired_interval
+from trainer.evidence import paired_interval
 
 PACKAGES = ("torch", "numpy", "pyspark")
 SHOWN = ("ndcg@10", "recall@10", "recall@20")

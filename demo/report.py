@@ -131,12 +131,12 @@ def _decision_lines(root: Path, ds: date) -> Iterator[str]:
     last = decisions[-1]
     before = last["champion_version"]
     yield (
-        f"Gate: [bold]{last['outcome']}[/] version {last['candidate_version']}"
+        f"Gate{' (dry run)' if last['mode'] == 'dry_run' else ''}: "
+        f"[bold]{last['outcome']}[/] version {last['candidate_version']}"
         f" ({'champion was version ' + str(before) if before else 'there was no champion'})"
     )
     for rule in json.loads(last["rules"]):
-        mark = "passed" if rule["passed"] else "failed"
-        yield f"  {mark}  {rule['rule']}: {rule['about']}"
+        yield f"  {rule['result']:10}  {rule['rule']}: {rule['about']}"
     yield f"  because {last['reason']}"
     yield f"Champion: version {_champion(root, ds)}"
 

@@ -105,14 +105,30 @@ class EvaluationSettings(Frozen):
 
 
 class GateSettings(Frozen):
+    mode: Literal["enforce", "dry_run"] = "enforce"
+    """In dry_run the decision is recorded with what it would have been; no champion changes."""
     metric: Literal["ndcg@10", "recall@10"] = "ndcg@10"
     """What candidate, champion and baselines are compared on."""
     floor: float = Field(0.005, ge=0, le=1)
     """The candidate's metric must reach this."""
+    coverage_floor: float = Field(0.0, ge=0, le=1)
+    """Share of the catalogue that the candidate's lists of 10 must reach; it must be known at 0."""
     popularity_margin: float = Field(0.0)
     """The candidate must beat popularity by more than this."""
+    item_knn_margin: float = Field(0.0)
+    """The candidate must beat item-kNN by more than this."""
     champion_margin: float = Field(0.05, ge=0, le=1)
     """Share of the champion's metric that the interval's lower end may lie below it."""
+    new_users_margin: float = Field(0.2, ge=0, le=1)
+    """Share of the champion's metric on new users that the candidate's may lie below it."""
+    light_users_margin: float = Field(0.2, ge=0, le=1)
+    """Share of the champion's metric on light users that the candidate's may lie below it."""
+    tail_items_margin: float = Field(0.2, ge=0, le=1)
+    """Share of the champion's metric on tail items that the candidate's may lie below it."""
+    slice_min_users: int = Field(50, ge=1)
+    """Users of a slice below which its rule is recorded as not judged."""
+    max_coverage_drop: float = Field(0.25, ge=0, le=1)
+    """Share of the champion's catalogue coverage that the candidate's may lie below it."""
     min_users: int = Field(100, ge=1)
     """Users with a holdout below which nothing is decided."""
     confidence: float = Field(0.95, gt=0.5, lt=1)

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from schemas.errors import DataError, PenumbraError, UsageError
 from schemas.settings import GateSettings, load
-from trainer.gate import paired_interval
+from trainer.evidence import paired_interval
 from trainer.registry import Registry
 from trainer.sheets import NAMES, Sheet, pair_of, sheets_of
 

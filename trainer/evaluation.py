@@ -179,11 +179,11 @@ def _log_figures(
     run.log_figures(figures.of_evaluation(rows, bins, run.subject, seen))
 
 
-def has_seen_holdout(champion: Version | None, ds: date, settings: Settings) -> bool | None:
-    """Whether the champion trained on days of tonight's holdout; None where it cannot be said."""
-    if champion is None or settings.split.protocol != "temporal":
+def has_seen_holdout(trained_until: date | None, ds: date, settings: Settings) -> bool | None:
+    """Whether a model trained on days of tonight's holdout; None where it cannot be said."""
+    if trained_until is None or settings.split.protocol != "temporal":
         return None
-    return champion.trained_until > ds - timedelta(days=settings.split.holdout_days)
+    return trained_until > ds - timedelta(days=settings.split.holdout_days)
 
 
 def _champion(root: Path, ds: date, settings: Settings, checkpoint: Partition) -> Version | None:
@@ -213,19 +213,22 @@ def main(night: Night) -> None:
         get(night.root, contract, night.ds) for contract in (CHECKPOINTS, ITEMS, SEQUENCES)
     )
     item_ids = items.read(["item_id"])["item_id"].to_pylist()
-    (weights_sha256,) = checkpoint.read(["weights_sha256"])["weights_sha256"].to_pylist()
+    (row,) = checkpoint.read(["weights_sha256", "trained_until"]).to_pylist()
     tonight = scorer.from_checkpoint(checkpoint, items)
-    contenders = [contender("candidate", weights_sha256, tonight, item_ids)]
+    contenders = [contender("candidate", row["weights_sha256"], tonight, item_ids)]
+    trained_until = {"candidate": row["trained_until"], "champion": None}
     champion = _champion(night.root, night.ds, night.settings, checkpoint)
     if champion:
+        trained_until["champion"] = champion.trained_until
         model = scorer.from_folder(Registry(night.root, night.settings).download(champion))
         contenders.append(contender("champion", champion.weights_sha256, model, item_ids))
     cards = evaluate(sequences.read(), len(item_ids), contenders, night.settings)
     rows = scorecard_rows(cards, sequences.manifest.content_digest)
     _log_figures(night, checkpoint, cards, rows)
     scorecards = night.draft(SCORECARDS)
-    has_seen = has_seen_holdout(champion, night.ds, night.settings)
-    scorecards.notes["champion_has_seen_holdout"] = has_seen
+    for name, day in trained_until.items():
+        has_seen = has_seen_holdout(day, night.ds, night.settings)
+        scorecards.notes[f"{name}_has_seen_holdout"] = has_seen
     scorecards.write(pa.Table.from_pylist(rows, schema=SCORECARDS.schema))
     night.publish(scorecards)
     print("\n".join(table_lines(cards)), flush=True)

@@ -1,81 +1,53 @@
 """Gate: whether a candidate may serve. A pure function of scorecards and settings.
 
-Rules are tried in the order of this file; the first that fails names the reason of a hold.
-Without a champion (the first night) the absolute rules decide alone. A rule whose value cannot
-be computed fails: a missing baseline or a metric that is not a number holds the candidate.
+All rules are tried. The champion stays unless every rule that applies has passed:
 
-    B users, the same for both models
+    promote       no rule failed and none is unclear
+    hold          at least one rule failed: the evidence speaks against the candidate
+    inconclusive  none failed, but at least one is unclear: the evidence does not decide
+
+A rule fails when its limit is missed on sound evidence. It is unclear when its value is missing
+or not a number (a baseline, slice or coverage that was not measured), when the evidence itself
+is not sound (too few users, several holdouts, a holdout that a model trained on), and when a
+loss against the champion beyond its limit is not proven: its interval still reaches 0.
+Not judged are slices of too few users, and whether the holdout was seen where nobody can say.
+Without a champion (the first night) the absolute rules decide alone.
+`docs/decisions/0012-inconclusive-is-not-a-hold.md` says why.
 """
 
-import json
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from schemas.errors import DataError
 from schemas.settings import GateSettings
-from trainer.versions import Version
+from trainer.evidence import Evidence
+from trainer.rules import Missed, Rule, named, rules_json
+from trainer.versions import CHAMPION, Version
 
-REQUIRED_BASELINES = ("popularity", "item_knn")
-DRAWS_AT_ONCE = 10_000_000
-"""Users drawn per block of the bootstrap; bounds its memory."""
+COVERAGE = "coverage@10"
+SLICES = ("new_users", "light_users", "tail_items")
+"""Slices with a limit, `<slice>_margin` in the settings."""
 
-_COMPARE = {
-    "≥": lambda value, limit: value >= limit,
-    ">": lambda value, limit: value > limit,
-    "=": lambda value, limit: value == limit,
-}
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One condition: `about` must compare with the limit as stated."""
-
-    name: str
-    about: str
-    value: float | None
-    sign: Literal["≥", ">", "="]
-    limit: float
-    interval: tuple[float, float] | None = None
-    """Of the value's estimate, where it is the lower end of one."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether the condition holds; false where the value is missing or not a number."""
-        return (
-            self.value is not None
-            and math.isfinite(self.value)
-            and _COMPARE[self.sign](self.value, self.limit)
-        )
-
-    def __str__(self) -> str:
-        value = "missing" if self.value is None else f"{self.value:.4g}"
-        return f"{self.about} is {value}, must be {self.sign} {self.limit:.4g}"
-
-    def as_row(self) -> dict[str, Any]:
-        """The rule as the ledger keeps it; NaN becomes null."""
-        known = self.value is not None and math.isfinite(self.value)
-        row = {"rule": self.name, "value": self.value if known else None, "limit": self.limit}
-        row |= {"passed": self.passed, "about": str(self)}
-        return row | ({"interval": list(self.interval)} if self.interval else {})
+Outcome = Literal["promote", "hold", "inconclusive"]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What follows, why, and every rule that was tried."""
+    """What follows, what the rules say, why, and every rule that was tried."""
 
-    outcome: Literal["promote", "hold"]
+    outcome: Outcome
+    verdict: Outcome
+    """The outcome, if it were not for a dry run."""
     reason: str
     rules: list[Rule]
 
     def rules_json(self) -> str:
         """The rules as the ledger keeps them."""
-        return json.dumps([r.as_row() for r in self.rules], ensure_ascii=False, allow_nan=False)
+        return rules_json(self.rules)
 
 
 def decide(
@@ -85,6 +57,7 @@ def decide(
     settings: GateSettings,
     *,
     exclude_seen: bool,
+    has_seen_holdout: Mapping[str, bool | None],
 ) -> Decision:
     """Decides about one candidate.
 
@@ -94,123 +67,149 @@ def decide(
         champion: The version that serves now, if any.
         settings: The gate section.
         exclude_seen: The holdout that counts.
+        has_seen_holdout: By `candidate` and `champion`, whether it trained on days of the holdout;
+            None where nobody can say.
 
     Returns:
-        `promote` if every rule passes, else `hold`; the reason in words, value and limit included.
+        The verdict with every rule that decided, value and limit included. In a dry run what
+        would be a promotion holds.
 
     Raises:
         DataError: The candidate was not scored.
     """
-    evidence = _Evidence(scorecards, settings.metric, exclude_seen)
-    if evidence.value("candidate", candidate.weights_sha256) is None:
+    metrics = [settings.metric, COVERAGE, *(f"{settings.metric}/{name}" for name in SLICES)]
+    evidence = Evidence(scorecards, metrics, candidate, champion, exclude_seen=exclude_seen)
+    if evidence.value("candidate", settings.metric) is None:
         raise DataError(
             f"no {settings.metric} of candidate {candidate.weights_sha256[:12]} in the scorecards",
             f"one with exclude_seen {str(exclude_seen).lower()}",
             "re-run python -m trainer.evaluation for this date",
         )
-    rules = list(_absolute_rules(evidence, settings))
+    grounds = list(_grounds(evidence, settings, has_seen_holdout))
+    rules = [*grounds, *_absolute_rules(evidence, settings, _if_missed(grounds))]
     if champion:
-        rules += _champion_rules(evidence, candidate, champion, settings)
-    failed = [rule for rule in rules if not rule.passed]
-    if failed:
-        return Decision("hold", f"{failed[0].name}: {failed[0]}", rules)
-    return Decision("promote", _why_promoted(rules, champion), rules)
+        more = list(_champion_grounds(evidence, candidate, champion, settings, has_seen_holdout))
+        if_missed = _if_missed([*grounds, *more])
+        rules += [*more, *_champion_rules(evidence, champion, settings, if_missed)]
+    return _decision(rules, champion, settings)
 
 
-def paired_interval(
-    candidate_B: np.ndarray, champion_B: np.ndarray, settings: GateSettings
-) -> tuple[float, float]:
-    """Bootstrap interval of the candidate's mean gain, as a share of the champion's mean.
-
-    Users are resampled with replacement, both models' values together (paired percentile
-    bootstrap; Efron & Tibshirani 1993, ch. 13). A champion with mean 0 makes it the plain gain.
-
-    Args:
-        candidate_B: The metric per user.
-        champion_B: The same users in the same order.
-        settings: `confidence`, `num_resamples` and `seed`.
-
-    Returns:
-        The ends of the interval.
-    """
-    gains_B = candidate_B - champion_B
-    generator = np.random.default_rng(settings.seed)
-    block = max(1, DRAWS_AT_ONCE // len(gains_B))
-    means = []
-    for start in range(0, settings.num_resamples, block):
-        size = (min(block, settings.num_resamples - start), len(gains_B))
-        means.append(gains_B[generator.integers(len(gains_B), size=size)].mean(axis=1))
-    tail = (1 - settings.confidence) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail]) / (champion_B.mean() or 1.0)
-    return float(low), float(high)
-
-
-class _Evidence:
-    """The scorecards of one metric on one holdout."""
-
-    def __init__(self, scorecards: pa.Table, metric: str, exclude_seen: bool) -> None:
-        is_wanted = pc.and_(
-            pc.equal(scorecards["metric"], metric),
-            pc.equal(scorecards["exclude_seen"], exclude_seen),
-        )
-        self.cards = {row["model"]: row for row in scorecards.filter(is_wanted).to_pylist()}
-
-    def value(self, model: str, digest: str = "") -> float | None:
-        """The mean of a model with these weights; None where it was not scored."""
-        card = self.cards.get(model)
-        return card["value"] if card and card["model_digest"] == digest else None
-
-    def users(self, model: str) -> np.ndarray:
-        """The values of a scored model by user. [B] float64."""
-        return np.array(self.cards[model]["user_values"], dtype=np.float64)
-
-
-def _absolute_rules(evidence: _Evidence, settings: GateSettings) -> Iterator[Rule]:
-    metric, card = settings.metric, evidence.cards["candidate"]
-    value, popularity = card["value"], evidence.value("popularity")
-    yield Rule("min_users", "users scored", card["num_users"], "≥", settings.min_users)
-    num_broken = int((~np.isfinite([value, *evidence.users("candidate")])).sum())
-    yield Rule("finite", f"values of {metric} that are not finite", num_broken, "=", 0)
-    num_missing = sum(evidence.value(name) is None for name in REQUIRED_BASELINES)
-    about = f"baselines without a scorecard (of {', '.join(REQUIRED_BASELINES)})"
-    yield Rule("baselines", about, num_missing, "=", 0)
-    num_holdouts = len({c["holdout_digest"] for c in evidence.cards.values()})
-    yield Rule("same_holdout", "holdouts scored on", num_holdouts, "=", 1)
-    yield Rule("floor", metric, value, "≥", settings.floor)
-    gain = None if popularity is None else value - popularity
-    about = f"{metric} minus popularity's"
-    yield Rule("beats_popularity", about, gain, ">", settings.popularity_margin)
-
-
-def _champion_rules(
-    evidence: _Evidence, candidate: Version, champion: Version, settings: GateSettings
-) -> Iterator[Rule]:
-    days_ahead = (candidate.trained_until - champion.trained_until).days
-    about = f"days by which the candidate's training data reach beyond champion {champion.number}'s"
-    yield Rule("champion_is_newer", about, days_ahead, "≥", 0)
-    is_scored = evidence.value("champion", champion.weights_sha256) is not None
-    about = f"scorecards of champion {champion.number}"
-    yield Rule("champion_is_scored", about, int(is_scored), "=", 1)
-    interval = _interval(evidence, settings) if is_scored else None
-    about = (
-        f"lower end of the {settings.confidence:.0%} interval of the relative gain in "
-        f"{settings.metric} over champion {champion.number}"
-    )
-    about += f" ({interval[0]:+.2%} to {interval[1]:+.2%})" if interval else ""
-    low, limit = interval[0] if interval else None, -settings.champion_margin
-    yield Rule("not_worse_than_champion", about, low, "≥", limit, interval)
-
-
-def _interval(evidence: _Evidence, settings: GateSettings) -> tuple[float, float] | None:
-    """None where the values are not of the same users, or not finite."""
-    candidate_B, champion_B = evidence.users("candidate"), evidence.users("champion")
-    is_paired = len(candidate_B) == len(champion_B) and np.isfinite(candidate_B + champion_B).all()
-    return paired_interval(candidate_B, champion_B, settings) if is_paired else None
+def _decision(rules: list[Rule], champion: Version | None, settings: GateSettings) -> Decision:
+    results = {rule.result for rule in rules}
+    verdict: Outcome = "promote"
+    reason = _why_promoted(rules, champion)
+    if "failed" in results:
+        verdict, reason = "hold", named(rules, "failed")
+    elif "unclear" in results:
+        verdict, reason = "inconclusive", named(rules, "unclear")
+    if settings.mode == "enforce":
+        return Decision(verdict, verdict, reason, rules)
+    outcome: Outcome = "hold" if verdict == "promote" else verdict
+    return Decision(outcome, verdict, f"dry run, the rules say {verdict}: {reason}", rules)
 
 
 def _why_promoted(rules: list[Rule], champion: Version | None) -> str:
-    named = {rule.name: rule for rule in rules}
+    by_name = {rule.name: rule for rule in rules}
     if champion is None:
-        words = f"no champion yet, the absolute rules decide: {named['floor']}"
-        return f"{words}; {named['beats_popularity']}"
-    return f"{named['not_worse_than_champion']}; {named['beats_popularity']}"
+        words = f"no champion yet, the absolute rules decide: {by_name['floor']}"
+        return f"{words}; {by_name['beats_popularity']}"
+    return f"{by_name['not_worse_than_champion']}; {by_name['beats_popularity']}"
+
+
+def _grounds(
+    evidence: Evidence, settings: GateSettings, has_seen: Mapping[str, bool | None]
+) -> Iterator[Rule]:
+    """What makes evidence sound: a rule missed here says nothing about the candidate."""
+    num_users, limit = evidence.cards["candidate", settings.metric]["num_users"], settings.min_users
+    yield Rule("min_users", "users scored", num_users, "≥", limit, if_missed="unclear")
+    num_holdouts = evidence.num_holdouts()
+    yield Rule("same_holdout", "holdouts scored on", num_holdouts, "=", 1, if_missed="unclear")
+    yield _unseen("candidate", has_seen)
+
+
+def _champion_grounds(
+    evidence: Evidence,
+    candidate: Version,
+    champion: Version,
+    settings: GateSettings,
+    has_seen: Mapping[str, bool | None],
+) -> Iterator[Rule]:
+    """The same for comparisons with the champion, and that the candidate is not outdated."""
+    days_ahead = (candidate.trained_until - champion.trained_until).days
+    about = f"days by which the candidate's training data reach beyond champion {champion.number}'s"
+    yield Rule("champion_is_newer", about, days_ahead, "≥", 0)
+    is_scored = int(evidence.value(CHAMPION, settings.metric) is not None)
+    about = f"scorecards of champion {champion.number}"
+    yield Rule("champion_is_scored", about, is_scored, "=", 1, if_missed="unclear")
+    yield _unseen(CHAMPION, has_seen)
+
+
+def _unseen(model: str, has_seen: Mapping[str, bool | None]) -> Rule:
+    found = has_seen.get(model)
+    value, about = None if found is None else int(found), f"{model}s that trained on the holdout"
+    return Rule(
+        f"{model}_unseen_holdout",
+        about,
+        value,
+        "=",
+        0,
+        if_missed="unclear",
+        is_judged=found is not None,
+    )
+
+
+def _if_missed(grounds: list[Rule]) -> Missed:
+    return "unclear" if any(rule.result == "unclear" for rule in grounds) else "failed"
+
+
+def _absolute_rules(
+    evidence: Evidence, settings: GateSettings, if_missed: Missed
+) -> Iterator[Rule]:
+    metric = settings.metric
+    value = evidence.cards["candidate", metric]["value"]
+    num_broken = int((~np.isfinite([value, *evidence.users("candidate", metric)])).sum())
+    yield Rule("finite", f"values of {metric} that are not finite", num_broken, "=", 0)
+    yield Rule("floor", metric, value, "≥", settings.floor, if_missed=if_missed)
+    covered, limit = evidence.value("candidate", COVERAGE), settings.coverage_floor
+    yield Rule("coverage_floor", COVERAGE, covered, "≥", limit, if_missed=if_missed)
+    margins = {"popularity": settings.popularity_margin, "item_knn": settings.item_knn_margin}
+    for baseline, margin in margins.items():
+        reached = evidence.value(baseline, metric)
+        gain = None if reached is None else value - reached
+        about = f"{metric} minus {baseline}'s"
+        yield Rule(f"beats_{baseline}", about, gain, ">", margin, if_missed=if_missed)
+
+
+def _champion_rules(
+    evidence: Evidence, champion: Version, settings: GateSettings, if_missed: Missed
+) -> Iterator[Rule]:
+    metric, over = settings.metric, f"over champion {champion.number}"
+    gain = evidence.paired_gain(metric, settings)
+    low, interval = (gain.interval[0], gain.interval) if gain else (None, None)
+    about = f"lower end of the {settings.confidence:.0%} interval of the relative gain in "
+    about += f"{metric} {over}" + (f" ({low:+.2%} to {gain.interval[1]:+.2%})" if gain else "")
+    limit = -settings.champion_margin
+    yield Rule("not_worse_than_champion", about, low, "≥", limit, interval, if_missed)
+    margins = (settings.new_users_margin, settings.light_users_margin, settings.tail_items_margin)
+    for name, margin in zip(SLICES, margins, strict=True):
+        yield _slice_rule(evidence, name, over, margin, settings, if_missed)
+    about, drop = f"relative gain in {COVERAGE} {over}", evidence.relative_gain(COVERAGE)
+    limit = -settings.max_coverage_drop
+    yield Rule("coverage", about, drop, "≥", limit, if_missed=if_missed)
+
+
+def _slice_rule(
+    evidence: Evidence,
+    name: str,
+    over: str,
+    margin: float,
+    settings: GateSettings,
+    if_missed: Missed,
+) -> Rule:
+    metric = f"{settings.metric}/{name}"
+    num_users, gain = evidence.num_users(metric), evidence.paired_gain(metric, settings)
+    value, interval = (gain.value, gain.interval) if gain else (None, None)
+    about = f"relative gain in {metric} of {num_users} users {over}"
+    about += f" ({interval[0]:+.2%} to {interval[1]:+.2%})" if interval else ""
+    is_judged = num_users >= settings.slice_min_users
+    return Rule(name, about, value, "≥", -margin, interval, if_missed, is_judged)

@@ -35,7 +35,8 @@ DECIDED_WITH = "settings_digest"
 """Note in the ledger's manifest: digest of the settings of the newest decision."""
 
 STAGE_SETTINGS = ("gate", "evaluation")
-TAGS = ("outcome", "reason", "rules", "decided_at", "scorecards_digest", "holdout_digest")
+TAGS: tuple[str, ...] = ("outcome", "verdict", "mode", "reason", "rules", "decided_at")
+TAGS += ("scorecards_digest", "holdout_digest")
 """Columns of the ledger that are tags of the model version too."""
 TICK = timedelta(microseconds=1)
 """Least distance of two decisions, also where the clock was set back between them."""
@@ -55,6 +56,12 @@ class Case:
     def ds(self) -> date:
         """The night."""
         return date.fromisoformat(self.checkpoint.manifest.ds)
+
+    @property
+    def has_seen_holdout(self) -> dict[str, bool | None]:
+        """By model, whether it trained on days of the holdout; None where nobody can say."""
+        notes = self.scorecards.manifest.notes
+        return {model: notes.get(f"{model}_has_seen_holdout") for model in ("candidate", CHAMPION)}
 
     @property
     def rerun(self) -> str:
@@ -104,9 +111,13 @@ def promote(night: Night, registry: Registry) -> str:
     _refuse_other_champion(case, champion)
     candidate = registry.register(case.checkpoint, case.items)
     registry.point(CANDIDATE, candidate)
-    exclude_seen = night.settings.evaluation.exclude_seen
     decision = decide(
-        case.scorecards.read(), candidate, champion, night.settings.gate, exclude_seen=exclude_seen
+        case.scorecards.read(),
+        candidate,
+        champion,
+        night.settings.gate,
+        exclude_seen=night.settings.evaluation.exclude_seen,
+        has_seen_holdout=case.has_seen_holdout,
     )
     row = record(night, case, candidate, champion, decision)
     registry.tag(candidate, {name: str(row[name]) for name in TAGS})
@@ -138,6 +149,8 @@ def record(
         "candidate_digest": candidate.weights_sha256,
         "champion_version": champion.number if champion else None,
         "outcome": decision.outcome,
+        "verdict": decision.verdict,
+        "mode": night.settings.gate.mode,
         "reason": decision.reason,
         "rules": decision.rules_json(),
         "holdout_digest": case.scorecards.read(["holdout_digest"])["holdout_digest"][0].as_py(),
@@ -173,8 +186,8 @@ def _case(night: Night) -> Case:
 def _standing_decision(night: Night, case: Case, champion: Version | None) -> Row | None:
     """The decision on these weights and scorecards, unless other settings may change it.
 
-    A promotion stands. So does a hold, except that changed settings reopen it as long as the
-    champion has not been trained on newer data.
+    A promotion stands. So does any other outcome, except that changed settings reopen it as long
+    as the champion has not been trained on newer data.
     """
     digest = case.scorecards.manifest.content_digest
     same = [

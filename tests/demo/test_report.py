@@ -34,8 +34,15 @@ DECISION = {
     "candidate_digest": "c",
     "champion_version": 1,
     "outcome": "hold",
+    "verdict": "hold",
+    "mode": "enforce",
     "reason": "floor: 0.0012 is below 0.005",
-    "rules": json.dumps([{"rule": "floor", "passed": False, "about": "ndcg@10 is 0.0012"}]),
+    "rules": json.dumps(
+        [
+            {"rule": "floor", "result": "failed", "about": "ndcg@10 is 0.0012"},
+            {"rule": "new_users", "result": "not judged", "about": "3 users"},
+        ]
+    ),
     "holdout_digest": "h",
     "scorecards_digest": "s",
 }
@@ -115,9 +122,15 @@ def test_models_stand_beside_the_baselines_and_what_was_not_scored_is_a_dash(roo
 def test_the_gates_decision_stands_there_with_its_reason_and_the_champion(root):
     screen = screen_of(show_night, root)
     assert "Gate: hold version 2 (champion was version 1)" in screen
-    assert "failed  floor: ndcg@10 is 0.0012" in screen
+    assert "  failed      floor: ndcg@10 is 0.0012\n" in screen
+    assert "  not judged  new_users: 3 users\n" in screen
     assert "because floor: 0.0012 is below 0.005" in screen
     assert "Champion: version 1" in screen
+
+
+def test_a_dry_run_of_the_gate_says_so(root, publish_rows):
+    publish_rows(PROMOTIONS, [DECISION | {"mode": "dry_run", "verdict": "promote"}])
+    assert "Gate (dry run): hold version 2" in screen_of(show_night, root)
 
 
 def test_a_household_is_shown_by_product_names_most_bought_first(root):

@@ -22,6 +22,7 @@ from schemas.settings import Settings, TrainingSettings
 
 DS = date(2017, 10, 31)
 TIME = datetime(2017, 10, 1, tzinfo=UTC)
+COVERAGE = {"metric": "coverage@10", "value": 0.4, "user_values": []}
 TINY = TrainingSettings(width=8, num_blocks=1, num_heads=2, max_length=6, dropout=0.0)
 
 PublishModel = Callable[..., Partition]
@@ -103,13 +104,14 @@ def publish_model(tmp_path: Path) -> PublishModel:
 
 @pytest.fixture
 def publish_scorecards(tmp_path: Path) -> PublishScorecards:
-    """Publishes ndcg@10 of a night's models: per-user values, baselines at 0.1 for everyone."""
+    """Publishes a night's ndcg@10, baselines at 0.1 for everyone, and its coverage@10 of 0.4."""
 
     def publish_scorecards(
         checkpoint: Partition,
         candidate: list[float],
         champion: list[float] | None = None,
         against: Input | None = None,
+        has_seen: bool | None = False,
     ) -> Partition:
         (row,) = checkpoint.read().to_pylist()
         cards = [("candidate", row["weights_sha256"], candidate)]
@@ -119,6 +121,8 @@ def publish_scorecards(tmp_path: Path) -> PublishScorecards:
         ds = date.fromisoformat(checkpoint.manifest.ds)
         run = draft(tmp_path, SCORECARDS, ds, new_token())
         rows = [scorecard(*card) for card in cards]
+        rows += [row | COVERAGE for row in rows]
+        run.notes |= {"candidate_has_seen_holdout": False, "champion_has_seen_holdout": has_seen}
         run.write(pa.Table.from_pylist(rows, schema=SCORECARDS.schema))
         return publish(run, ds, inputs=[against] if against else [])
 

@@ -7,7 +7,7 @@ from schemas.errors import DataError, UsageError
 from schemas.scorecards import SCORECARDS
 from schemas.settings import GateSettings
 from trainer.compare import compare, main
-from trainer.gate import paired_interval
+from trainer.evidence import paired_interval
 from trainer.registry import Registry
 from trainer.sheets import sheets_of
 

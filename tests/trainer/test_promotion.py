@@ -72,6 +72,7 @@ def test_a_held_candidate_is_registered_and_named_in_the_closing_line(registry, 
     assert registry.aliased("candidate").number == 1
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("promotion 2017-10-31: hold version 1: beats_popularity: ndcg@10 minus")
+    assert "; beats_item_knn: ndcg@10 minus" in line
     assert line.endswith("champion: none")
 
 
@@ -81,7 +82,9 @@ def test_op03_the_ledger_names_both_versions_and_the_data(registry, night_of):
     assert (row["candidate_version"], row["champion_version"]) == (2, 1)
     assert row["holdout_digest"] == "holdout"
     assert len(row["scorecards_digest"]) == 64
-    assert all(rule["passed"] for rule in json.loads(row["rules"]))
+    results = {rule["rule"]: rule["result"] for rule in json.loads(row["rules"])}
+    slices = ("new_users", "light_users", "tail_items")
+    assert {name for name, result in results.items() if result != "passed"} == set(slices)
 
 
 def test_op03_the_decision_is_stored_before_an_alias_moves(registry, night_of, monkeypatch):
@@ -193,8 +196,70 @@ def test_changed_gate_settings_reopen_a_hold(registry, night_of):
     night = night_of([0.1] * 4)
     run(night)
     night = again(night)
-    night.settings = Settings.model_validate({"gate": {"min_users": 4, "popularity_margin": -1}})
+    night.settings = Settings.model_validate(
+        {"gate": {"min_users": 4, "popularity_margin": -1, "item_knn_margin": -1}}
+    )
     assert [row["outcome"] for row in run(night)] == ["hold", "promote"]
+
+
+def dry(night):
+    """The same night with the gate in a dry run."""
+    night = again(night)
+    night.settings = Settings.model_validate({"gate": {"min_users": 4, "mode": "dry_run"}})
+    return night
+
+
+def test_a_dry_run_moves_no_alias_but_candidate(registry, night_of, capsys):
+    run(night_of(GOOD))
+    run(dry(night_of(BETTER, DS + timedelta(days=1))))
+    assert (champion_number(registry), registry.aliased(PREVIOUS)) == (1, None)
+    assert registry.aliased("candidate").number == 2
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert ": hold version 2: dry run, the rules say promote: " in line
+    assert line.endswith("champion: version 1 of 2017-10-31")
+
+
+def test_a_dry_run_is_in_the_ledger_with_what_it_would_have_been(registry, night_of):
+    (row,) = run(dry(night_of(GOOD)))
+    assert (row["mode"], row["outcome"], row["verdict"]) == ("dry_run", "hold", "promote")
+
+
+def test_a_dry_run_is_on_the_version_with_what_it_would_have_been(registry, night_of):
+    run(dry(night_of(GOOD)))
+    (found,) = registry.client.search_model_versions("name = 'penumbra'")
+    names = ("mode", "outcome", "verdict")
+    assert [found.tags[f"penumbra.{n}"] for n in names] == ["dry_run", "hold", "promote"]
+
+
+def test_a_dry_run_run_again_still_moves_nothing(registry, night_of):
+    night = dry(night_of(GOOD))
+    ledger = run(night)
+    assert run(again(night)) == ledger
+    assert registry.champion() is None
+
+
+def test_a_dry_run_is_decided_anew_once_the_gate_is_enforced(registry, night_of):
+    night = night_of(GOOD)
+    run(dry(night))
+    assert [row["mode"] for row in run(again(night))] == ["dry_run", "enforce"]
+    assert champion_number(registry) == 1
+
+
+def test_op09_an_inconclusive_candidate_leaves_the_champion(registry, night_of):
+    run(night_of(GOOD))
+    (row,) = run(night_of([0.9, 0.2, 0.9, 0.2], DS + timedelta(days=1), champion=BETTER))
+    assert (row["mode"], row["outcome"], row["verdict"]) == ("enforce", *["inconclusive"] * 2)
+    assert champion_number(registry) == 1
+
+
+def test_op10_a_champion_that_trained_on_the_holdout_stays(registry, night_of, publish_scorecards):
+    run(night_of(GOOD))
+    night = night_of(BETTER, DS + timedelta(days=1))
+    checkpoint, against = get(night.root, CHECKPOINTS, night.ds), registry.champion().as_input()
+    publish_scorecards(checkpoint, BETTER, GOOD, against, has_seen=True)
+    (row,) = run(again(night))
+    assert row["reason"].startswith("champion_unseen_holdout: champions that trained on the holdo")
+    assert champion_number(registry) == 1
 
 
 def test_the_version_carries_the_decision(registry, night_of):

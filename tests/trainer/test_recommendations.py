@@ -134,13 +134,14 @@ def test_op02_nights_run_again_change_nothing_after_the_champion_moved(
     registry, items, sequences, publish_items, publish_sequences, publish_model, monkeypatch, capsys
 ):
     """Two nights are promoted; the first one's champion was none, and later tables keep it so."""
-    for key, value in {"MIN_USERS": "1", "FLOOR": "0", "POPULARITY_MARGIN": "-1"}.items():
+    limits = {"MIN_USERS": "1", "FLOOR": "0", "POPULARITY_MARGIN": "-1", "ITEM_KNN_MARGIN": "-1"}
+    limits |= {"CHAMPION_MARGIN": "1", "MAX_COVERAGE_DROP": "1"}
+    for key, value in limits.items():
         monkeypatch.setenv(f"PENUMBRA_GATE__{key}", value)
-    monkeypatch.setenv("PENUMBRA_GATE__CHAMPION_MARGIN", "1")
     second = DS + timedelta(days=1)
     for ds, seed in ((DS, 1), (second, 2)):
         publish_sequences(USERS, ds)
-        publish_model(publish_items(ITEM_IDS, ds), seed=seed)
+        publish_model(publish_items(ITEM_IDS, ds), seed=seed, trained_until=ds - timedelta(days=30))
         assert stages(monkeypatch, capsys, registry, ds)[0] == [0, 0, 0]
     assert registry.champion().number == 2
 
