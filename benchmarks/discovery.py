@@ -32,6 +32,9 @@ BASELINES = ("popularity", "item_knn")
 VARIANTS: dict[str, dict[str, str]] = {
     "demo": {},
     "cross_entropy": {"TRAINING__LOSS": "cross_entropy"},
+    "constant_rate": {"TRAINING__SCHEDULE": "constant", "TRAINING__EPOCHS": "5"},
+    "short_cosine": {"TRAINING__EPOCHS": "5"},
+    "fast_cosine": {"TRAINING__LEARNING_RATE": "2e-3"},
     "sasrec": {"TRAINING__BACKBONE": "sasrec"},
     "no_history_skip": {"TRAINING__HISTORY_SKIP": "false"},
     "all_time_popularity": {"TRAINING__POPULARITY_DAYS": "0"},
