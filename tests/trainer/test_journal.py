@@ -65,13 +65,13 @@ def test_a_changed_line_is_found(journal):
     promote(journal, 1, "intent", "done")
     text = journal.path.read_text()
     journal.path.write_text(text.replace('"version": 1', '"version": 7', 1))
-    with pytest.raises(RegistryError, match="line 2 .* only ever appended"):
+    with pytest.raises(RegistryError, match=r"line 2 .* only ever appended"):
         journal.entries()
 
 
 def test_an_unreadable_line_is_named_and_nothing_is_appended_to_it(journal):
     journal.path.write_text("{}\n")
-    with pytest.raises(RegistryError, match="line 1 of .* unreadable"):
+    with pytest.raises(RegistryError, match=r"line 1 of .* unreadable"):
         promote(journal, 1, "intent")
     assert journal.path.read_text() == "{}\n"
 
