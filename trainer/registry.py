@@ -5,6 +5,7 @@ a version is found again by its weights, so registering twice registers once. Th
 `candidate` (registered last), `champion` (serves) and `previous` (served before it).
 """
 
+import sys
 import tempfile
 from dataclasses import dataclass
 from datetime import date
@@ -181,3 +182,9 @@ def _version(found: ModelVersion) -> Version:
             "versions that trainer.promotion registered",
             "the alias that names it, or registry.model_name in the settings",
         ) from error
+
+
+if __name__ == "__main__":
+    from trainer.registry_commands import main
+
+    sys.exit(main(sys.argv[1:]))

@@ -246,7 +246,7 @@ def test_op03_a_version_without_a_passing_record_is_neither_promoted_nor_gone_ba
     promoted(next_night())
     promoted(night_of([0.1] * 4, DS + timedelta(days=20)))
     for move in (operations.promote, operations.rollback):
-        with pytest.raises(RegistryError, match="hold: .* on version 2 .* a gate record that"):
+        with pytest.raises(RegistryError, match=r"hold: .* on version 2 .* a gate record that"):
             move(registry, 2, "I like it")
     assert served(registry) == (1, None)
 
