@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from schemas.checkpoints import CHECKPOINTS
@@ -23,6 +23,27 @@ def explain(registry: Registry, version: Version) -> dict[str, Any]:
     Raises:
         RegistryError: The checkpoint's manifest is gone.
     """
+    source, manifest = _checkpoint(registry, version)
+    known = manifest.notes.get("provenance", {})
+    facts = {"version": version.number, "ds": source.ds, "weights_sha256": version.weights_sha256}
+    facts |= {name: known.get(name, "unknown") for name in ("commit", "lock_sha256", "dag_run_id")}
+    facts |= {"mlflow_run_id": manifest.notes.get("mlflow_run_id", "unknown")}
+    facts |= {"settings": known.get("settings", "unknown"), "fingerprint": manifest.fingerprint}
+    record = gate_record(registry, version)
+    gate = {n: v if isinstance(v, int) else str(v) for n, v in record.items()} if record else None
+    return facts | {"gate": gate, "lineage": [asdict(i) for i in _walk(registry, source)]}
+
+
+def lineage(registry: Registry, version: Version) -> list[Input]:
+    """Every table run, model and file that a version was made of, its checkpoint first.
+
+    Raises:
+        RegistryError: The checkpoint's manifest is gone.
+    """
+    return list(_walk(registry, _checkpoint(registry, version)[0]))
+
+
+def _checkpoint(registry: Registry, version: Version) -> tuple[Input, Manifest]:
     tags = registry.client.get_model_version(registry.name, str(version.number)).tags
     source = Input(CHECKPOINTS.table, version.ds.isoformat(), tags[TAG + "checkpoint_run"], "")
     manifest = _manifest(registry, source)
@@ -32,15 +53,7 @@ def explain(registry: Registry, version: Version) -> dict[str, Any]:
             f"the one that version {version.number} was registered from",
             "restore the tables folder",
         )
-    source = Input(source.table, source.ds, source.run, manifest.content_digest)
-    known = manifest.notes.get("provenance", {})
-    facts = {"version": version.number, "ds": source.ds, "weights_sha256": version.weights_sha256}
-    facts |= {name: known.get(name, "unknown") for name in ("commit", "lock_sha256", "dag_run_id")}
-    facts |= {"mlflow_run_id": manifest.notes.get("mlflow_run_id", "unknown")}
-    facts |= {"settings": known.get("settings", "unknown"), "fingerprint": manifest.fingerprint}
-    record = gate_record(registry, version)
-    gate = {n: v if isinstance(v, int) else str(v) for n, v in record.items()} if record else None
-    return facts | {"gate": gate, "lineage": [asdict(i) for i in _walk(registry, source)]}
+    return replace(source, digest=manifest.content_digest), manifest
 
 
 def _walk(registry: Registry, source: Input) -> Iterator[Input]:

@@ -74,6 +74,14 @@ class Registry:
                 "restore the registry, or correct registry.tracking_uri in the settings",
             ) from error
 
+    def versions(self) -> list[Version]:
+        """All versions, in no order."""
+        found, token = list[ModelVersion](), None
+        while token != "":
+            page = self.client.search_model_versions(f"name = '{self.name}'", page_token=token)
+            found, token = [*found, *page], page.token or ""
+        return [_version(one) for one in found]
+
     def registered(self, weights_sha256: str) -> Version | None:
         """The version with these weights, None where they were never registered."""
         wanted = f"name = '{self.name}' and tags.`{TAG}weights_sha256` = '{weights_sha256}'"

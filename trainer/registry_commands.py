@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +24,7 @@ from schemas.errors import PenumbraError, RegistryError, UsageError
 from schemas.settings import load
 from trainer import operations
 from trainer.explanation import explain
+from trainer.garbage import collect
 from trainer.journal import Entry, Journal
 from trainer.operations import Outcome
 from trainer.registry import CANDIDATE, PREVIOUS, Registry
@@ -119,6 +121,21 @@ def _explain(registry: Registry, options: Options) -> None:
     _show(options, facts, lines, registry.champion())
 
 
+def _collect_garbage(registry: Registry, options: Options) -> None:
+    found = collect(
+        registry,
+        older_than=timedelta(days=options.older_than_days),
+        keep_versions=options.keep_versions,
+        dry_run=options.dry_run,
+    )
+    total = sum(one.bytes for one in found)
+    facts = {"deleted": [{"name": g.name, "bytes": g.bytes} for g in found], "bytes": total}
+    did = "would delete" if options.dry_run else "deleted"
+    lines = [f"{did} {one.name}, {one.bytes:,} bytes" for one in found]
+    lines.append(f"{did} {len(found)} things, {total:,} bytes")
+    _show(options, facts | {"dry_run": options.dry_run}, lines, registry.champion())
+
+
 def _show_outcome(options: Options, outcome: Outcome) -> None:
     facts = {"outcome": outcome.words, "dry_run": options.dry_run}
     words = f"dry run, nothing changed: {outcome.words}" if options.dry_run else outcome.words
@@ -162,9 +179,10 @@ def _parse(arguments: Sequence[str]) -> Options:
     common.add_argument("--root", default="var", type=Path, help="folder of all tables (var)")
     common.add_argument("--settings", type=Path, help="a TOML file (pipeline.toml)")
     common.add_argument("--json", action="store_true", help="for programs")
-    changing = _Parser(add_help=False)
+    dry = _Parser(add_help=False)
+    dry.add_argument("--dry-run", action="store_true", help="say it and change nothing")
+    changing = _Parser(add_help=False, parents=[dry])
     changing.add_argument("--reason", required=True, type=_reason, help="kept in the journal")
-    changing.add_argument("--dry-run", action="store_true", help="say it and change nothing")
     parser = _Parser(
         prog="python -m trainer.registry",
         description=__doc__,
@@ -173,7 +191,7 @@ def _parse(arguments: Sequence[str]) -> Options:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(run: Callable[[Registry, Options], None], about: str, *more: _Parser) -> _Parser:
-        name = run.__name__.removeprefix("_")
+        name = run.__name__.removeprefix("_").replace("_", "-")
         made = commands.add_parser(name, help=about, description=about, parents=[common, *more])
         made.set_defaults(run=run)
         return made
@@ -186,10 +204,19 @@ def _parse(arguments: Sequence[str]) -> Options:
     command(_hold, "let nights promote nothing", changing)
     command(_release, "let nights promote again", changing)
     command(_verify, "whether aliases, versions, artifacts and ledgers agree")
+    garbage = command(_collect_garbage, "delete what nothing that serves was made of", dry)
+    garbage.add_argument("--older-than-days", type=_count, default=7, help="unchanged since (7)")
+    garbage.add_argument("--keep-versions", type=_count, default=10, help="with artifacts (10)")
     for one in (explained, promoted):
         one.add_argument("version", type=int, help="a version's number")
     back.add_argument("--to", type=int, metavar="VERSION", help="what the champion replaced")
     return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}, which is below 1")
+    return int(text)
 
 
 def _reason(text: str) -> str:

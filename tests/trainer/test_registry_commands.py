@@ -89,6 +89,7 @@ def test_history_has_a_line_per_move_hold_and_release(two_champions, call):
         ["rollback", "--reason", "worse", "--dry-run"],
         ["hold", "--reason", "wait", "--dry-run"],
         ["release", "--reason", "go"],
+        ["collect-garbage", "--dry-run"],
     ],
     ids=lambda command: command[0],
 )
