@@ -103,6 +103,14 @@ def partition_path(root: Path, contract: Contract, ds: date) -> Path:
     return root / "tables" / contract.table / f"v{contract.version}" / f"ds={ds.isoformat()}"
 
 
+def current_run(folder: Path) -> str:
+    """The run that a date's pointer names; empty where nothing was published."""
+    try:
+        return str(json.loads((folder / POINTER).read_text())["run"])
+    except FileNotFoundError:
+        return ""
+
+
 def find(root: Path, contract: Contract, ds: date) -> Partition | None:
     """The published partition of a date, verified; None where nothing was published.
 

@@ -28,6 +28,7 @@ from schemas.partitions import (
     Input,
     Manifest,
     Partition,
+    current_run,
     file_facts,
     partition_path,
 )
@@ -122,8 +123,7 @@ def locked(path: Path) -> Iterator[None]:
 def _move_pointer(run: Draft, manifest_sha256: str) -> None:
     folder = run.path.parent
     with locked(folder / ".lock"):
-        pointer = folder / POINTER
-        current = json.loads(pointer.read_text())["run"] if pointer.exists() else ""
+        current = current_run(folder)
         if current > run.token:
             raise StaleWriterError(
                 f"run {current} of {folder} already published",
@@ -132,7 +132,7 @@ def _move_pointer(run: Draft, manifest_sha256: str) -> None:
             )
         text = json.dumps({"run": run.token, "manifest_sha256": manifest_sha256})
         _write_durably(folder / f".{POINTER}.{run.token}", text)
-        (folder / f".{POINTER}.{run.token}").replace(pointer)
+        (folder / f".{POINTER}.{run.token}").replace(folder / POINTER)
         _fsync(folder)
 
 

@@ -1,16 +1,17 @@
 """Promotion: registers tonight's model and lets the gate decide whether it becomes champion.
 
-One promotion at a time holds the lock `<root>/registry.lock`. The decision is in the ledger
-before an alias moves; a run that was interrupted after that is finished by the next one. A
-night that was decided already stays decided.
+One promotion at a time holds the registry's lock. The decision is in the ledger before an alias
+moves, and the move is in the journal before and after it (`trainer/operations.py`); a run that was
+interrupted after the decision is finished by the next one. A night that was decided already stays
+decided. While the registry is held, nothing is promoted.
 
-Reads:    checkpoints, items, scorecards, the registered champion
-Writes:   promotions (one more row), aliases and tags in the model registry
+Reads:    checkpoints, items, scorecards, the registered champion, the registry's journal
+Writes:   promotions (one more row), aliases and tags in the model registry, its journal
 If late:  yesterday's champion keeps serving.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -22,15 +23,15 @@ from schemas.errors import RegistryError
 from schemas.items import ITEMS
 from schemas.partitions import Input, Partition, find, get
 from schemas.promotions import PROMOTIONS
-from schemas.publishing import locked
 from schemas.scorecards import SCORECARDS
 from schemas.settings import Settings
 from trainer.gate import Decision, decide
+from trainer.journal import Journal
 from trainer.ledger import Row, decisions, last_promotion
-from trainer.registry import CANDIDATE, PREVIOUS, Registry
+from trainer.operations import HELD, exclusive, move
+from trainer.registry import CANDIDATE, Registry
 from trainer.versions import CHAMPION, Version
 
-LOCK_FILE = "registry.lock"
 DECIDED_WITH = "settings_digest"
 """Note in the ledger's manifest: digest of the settings of the newest decision."""
 
@@ -86,14 +87,14 @@ STAGE = Stage(
 def main(night: Night) -> None:
     """Decides about the night's candidate and prints what serves from now on."""
     registry = Registry(night.root, night.settings)
-    with locked(night.root / LOCK_FILE):
-        words = promote(night, registry)
+    with exclusive(registry) as journal:
+        words = promote(night, registry, journal)
         champion = registry.champion()
     serving = f"version {champion.number} of {champion.ds}" if champion else "none"
     print(f"promotion {night.ds}: {words}; champion: {serving}", flush=True)
 
 
-def promote(night: Night, registry: Registry) -> str:
+def promote(night: Night, registry: Registry, journal: Journal) -> str:
     """One decision, or the rest of one that was interrupted. Hold the lock while it runs.
 
     Returns:
@@ -105,7 +106,7 @@ def promote(night: Night, registry: Registry) -> str:
     case, champion = _case(night), registry.champion()
     decided = _standing_decision(night, case, champion)
     if decided:
-        return _finish(registry, decided, champion)
+        return _finish(registry, journal, decided, champion)
     if champion and champion.weights_sha256 == case.weights_sha256:
         return "unchanged, the candidate is champion"
     _refuse_other_champion(case, champion)
@@ -119,18 +120,12 @@ def promote(night: Night, registry: Registry) -> str:
         exclude_seen=night.settings.evaluation.exclude_seen,
         has_seen_holdout=case.has_seen_holdout,
     )
+    decision = _held(decision, journal)
     row = record(night, case, candidate, champion, decision)
     registry.tag(candidate, {name: str(row[name]) for name in TAGS})
     if decision.outcome == "promote":
-        move(registry, candidate, champion)
+        _move(registry, journal, candidate, row)
     return f"{decision.outcome} version {candidate.number}: {decision.reason}"
-
-
-def move(registry: Registry, candidate: Version, champion: Version | None) -> None:
-    """Makes the candidate champion and the champion previous; doing it twice is doing it once."""
-    if champion:
-        registry.point(PREVIOUS, champion)
-    registry.point(CHAMPION, candidate)
 
 
 def record(
@@ -202,14 +197,37 @@ def _standing_decision(night: Night, case: Case, champion: Version | None) -> Ro
     return same[-1] if is_same_gate or _is_newer(champion, case) else None
 
 
-def _finish(registry: Registry, decided: Row, champion: Version | None) -> str:
-    """Moves the aliases of a promotion that was decided and then interrupted."""
+def _held(decision: Decision, journal: Journal) -> Decision:
+    """The decision, or a hold in its place while an operator holds the registry."""
+    hold = journal.hold()
+    if decision.outcome != "promote" or hold is None:
+        return decision
+    reason = f"{HELD} since the {hold.action} of {hold.at} ({hold.reason}); the gate passed"
+    return replace(decision, outcome="hold", reason=f"{reason}: {decision.reason}")
+
+
+def _move(registry: Registry, journal: Journal, candidate: Version, decided: Row) -> None:
+    by = _decision(candidate, decided)
+    move(registry, journal, "promote", candidate, by=by, reason=decided["reason"])
+
+
+def _decision(candidate: Version, decided: Row) -> str:
+    """How the journal names a decision; it moves the champion once."""
+    return f"night {candidate.ds}, decided {decided['decided_at'].isoformat()}"
+
+
+def _finish(registry: Registry, journal: Journal, decided: Row, champion: Version | None) -> str:
+    """Moves the aliases of a promotion that was decided and then interrupted.
+
+    Not where it has moved them before and was rolled back, nor while the registry is held.
+    """
     candidate = registry.get(decided["candidate_version"])
     registry.tag(candidate, {name: str(decided[name]) for name in TAGS})
     number = champion.number if champion else None
-    is_last = decided == last_promotion(registry.root)
-    if is_last and number == decided["champion_version"] != candidate.number:
-        move(registry, candidate, champion)
+    has_moved = _decision(candidate, decided) in {entry.by for entry in journal.moves()}
+    is_open = not has_moved and journal.hold() is None and decided == last_promotion(registry.root)
+    if is_open and number == decided["champion_version"] != candidate.number:
+        _move(registry, journal, candidate, decided)
         return f"promote version {candidate.number}, finished after an interruption"
     return f"unchanged, {decided['outcome']} of version {candidate.number} stands"
 

@@ -5,6 +5,7 @@ a version is found again by its weights, so registering twice registers once. Th
 `candidate` (registered last), `champion` (serves) and `previous` (served before it).
 """
 
+import sys
 import tempfile
 from dataclasses import dataclass
 from datetime import date
@@ -72,6 +73,14 @@ class Registry:
                 "the versions that the promotions table names",
                 "restore the registry, or correct registry.tracking_uri in the settings",
             ) from error
+
+    def versions(self) -> list[Version]:
+        """All versions, in no order."""
+        found, token = list[ModelVersion](), None
+        while token != "":
+            page = self.client.search_model_versions(f"name = '{self.name}'", page_token=token)
+            found, token = [*found, *page], page.token or ""
+        return [_version(one) for one in found]
 
     def registered(self, weights_sha256: str) -> Version | None:
         """The version with these weights, None where they were never registered."""
@@ -181,3 +190,9 @@ def _version(found: ModelVersion) -> Version:
             "versions that trainer.promotion registered",
             "the alias that names it, or registry.model_name in the settings",
         ) from error
+
+
+if __name__ == "__main__":
+    from trainer.registry_commands import main
+
+    sys.exit(main(sys.argv[1:]))

@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from safetensors.torch import save_file
@@ -24,7 +25,7 @@ from schemas.partitions import Input, get
 from schemas.sequences import SEQUENCES
 from schemas.settings import Settings
 from schemas.soft_targets import SOFT_TARGETS
-from trainer import figures
+from trainer import figures, provenance
 from trainer.backbones import Backbone
 from trainer.batches import TrainingWindows
 from trainer.checkpointing import Progress, ResumeState
@@ -80,6 +81,7 @@ def main(night: Night) -> None:
     draft.write(_row(night, sequences, backbone, progress, draft.path / WEIGHTS_FILE))
     draft.notes = {
         "mlflow_run_id": tracked.id,
+        "provenance": provenance.of_process() | {"settings": _settings(night)},
         "epochs": progress.epochs,
         "parameters": sum(p.numel() for p in backbone.parameters()),
     }
@@ -145,9 +147,14 @@ def epoch_line(epoch: int, metrics: dict[str, float], *, has_validation: bool) -
 def _track(night: Night) -> TrackedRun:
     ds = night.ds.isoformat()
     tags = {"penumbra.ds": ds} | {f"penumbra.{i.table}_digest": i.digest for i in night.inputs}
-    if dag_run_id := os.environ.get("AIRFLOW_CTX_DAG_RUN_ID"):
+    if dag_run_id := os.environ.get(provenance.DAG_RUN_VARIABLE):
         tags["penumbra.dag_run_id"] = dag_run_id
     return track(night.root, night.settings, f"training {ds}", night.fingerprint, tags)
+
+
+def _settings(night: Night) -> dict[str, Any]:
+    """All settings but those that may hold a password."""
+    return night.settings.model_dump(exclude={"registry": {"tracking_uri"}, "spark": {"conf"}})
 
 
 def _log_inputs(night: Night, tracked: TrackedRun) -> None:

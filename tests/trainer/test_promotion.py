@@ -13,7 +13,8 @@ from schemas.partitions import find, get
 from schemas.promotions import PROMOTIONS
 from schemas.publishing import new_token
 from schemas.settings import Settings
-from trainer import promotion
+from trainer import operations, promotion
+from trainer.journal import Journal
 from trainer.ledger import decisions
 from trainer.registry import PREVIOUS, Registry
 
@@ -41,16 +42,16 @@ def champion_number(registry):
     return champion.number if champion else None
 
 
-def die_at(monkeypatch, method, alias=None):
-    """The process dies when a method of the registry is called (for one alias)."""
-    real = getattr(Registry, method)
+def die_at(monkeypatch, method, first=None, owner=Registry):
+    """The process dies when a method is called (with this first argument)."""
+    real = getattr(owner, method)
 
     def dying(self, *arguments):
-        if alias is None or arguments[0] == alias:
+        if first is None or arguments[0] == first:
             raise Crash
         return real(self, *arguments)
 
-    monkeypatch.setattr(Registry, method, dying)
+    monkeypatch.setattr(owner, method, dying)
 
 
 def test_op11_the_first_night_promotes_by_the_absolute_rules(registry, night_of, capsys):
@@ -288,37 +289,82 @@ def test_op07_the_next_start_finishes_what_was_interrupted(
     assert len(registry.client.search_model_versions("name = 'penumbra'")) == 2
 
 
-def test_an_interrupted_promotion_stays_unfinished_after_a_later_one(
+def test_a_decision_that_never_began_to_move_stays_unfinished_after_a_later_one(
     registry, night_of, monkeypatch
 ):
     run(night_of(GOOD))
     interrupted = night_of(BETTER, DS + timedelta(days=1))
     with monkeypatch.context() as broken, pytest.raises(Crash):
-        die_at(broken, "point", "champion")
+        die_at(broken, "append", "promote", Journal)
         promotion.main(interrupted)
     run(night_of(BETTER, DS + timedelta(days=2)))
     run(again(interrupted))
     assert champion_number(registry) == 3
 
 
-def test_an_interrupted_promotion_stays_unfinished_after_a_later_one_was_rolled_back(
-    registry, night_of, monkeypatch
-):
+def test_a_move_that_had_begun_is_finished_by_whoever_comes_next(registry, night_of, monkeypatch):
     run(night_of(GOOD))
-    first, interrupted = registry.champion(), night_of(BETTER, DS + timedelta(days=1))
+    interrupted, other = (night_of(BETTER, DS + timedelta(days=n)) for n in (1, 2))
     with monkeypatch.context() as broken, pytest.raises(Crash):
         die_at(broken, "point", "champion")
         promotion.main(interrupted)
-    run(night_of(BETTER, DS + timedelta(days=2)))
-    registry.point("champion", first)
-    run(again(interrupted))
+    with pytest.raises(RegistryError, match="champion 1; expected the current champion, 2"):
+        promotion.main(other)
+    assert champion_number(registry) == 2
+
+
+def test_op05_a_night_run_again_does_not_undo_a_rollback_that_was_released(registry, night_of):
+    run(night_of(GOOD))
+    second = night_of(BETTER, DS + timedelta(days=1))
+    run(second)
+    operations.rollback(registry, None, "worse on Sundays")
+    run(again(second))
+    operations.release(registry, "understood")
+    run(again(second))
+    assert champion_number(registry) == 1
+
+
+def test_op05_a_held_registry_trains_registers_and_never_promotes(registry, night_of):
+    run(night_of(GOOD))
+    operations.hold(registry, "sale of the year")
+    (row,) = run(night_of(BETTER, DS + timedelta(days=1)))
+    assert row["outcome"] == "hold"
+    assert row["reason"].startswith("the registry is held since the hold of 20")
+    assert "(sale of the year); the gate passed: " in row["reason"]
+    assert (champion_number(registry), registry.aliased("candidate").number) == (1, 2)
+
+
+def test_op05_the_night_after_a_rollback_promotes_only_once_it_is_released(registry, night_of):
+    run(night_of(GOOD))
+    run(night_of(BETTER, DS + timedelta(days=1)))
+    operations.rollback(registry, None, "worse on Sundays")
+    run(night_of(BETTER, DS + timedelta(days=2), champion=GOOD))
+    assert champion_number(registry) == 1
+    operations.release(registry, "understood")
+    run(night_of(BETTER, DS + timedelta(days=3), champion=GOOD))
+    assert champion_number(registry) == 4
+
+
+def test_op05_a_decision_cut_short_before_a_hold_is_not_finished_while_held(
+    registry, night_of, monkeypatch
+):
+    night = night_of(GOOD)
+    with monkeypatch.context() as broken, pytest.raises(Crash):
+        die_at(broken, "append", "promote", Journal)
+        promotion.main(night)
+    operations.hold(registry, "wait")
+    run(again(night))
+    assert registry.champion() is None
+    operations.release(registry, "go")
+    run(again(night))
     assert champion_number(registry) == 1
 
 
 CONCURRENT = """
 import sys, time
 from schemas.command import run
-from trainer import promotion
+from trainer import operations, promotion
+from trainer.journal import Journal
 from trainer.promotion import STAGE, main
 record = promotion.record
 def record_late(*arguments):

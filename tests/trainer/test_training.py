@@ -141,6 +141,17 @@ def test_the_best_epochs_validation_is_in_the_row(train):
     assert row["best_epoch"] == 1 + values.index(max(values))
 
 
+def test_op23_notes_name_code_and_settings_without_addresses_that_may_hold_a_password(
+    train, monkeypatch
+):
+    monkeypatch.setenv("PENUMBRA_COMMIT", "abc")
+    provenance = train().manifest.notes["provenance"]
+    assert provenance["commit"] == "abc"
+    assert len(provenance["lock_sha256"]) == 64
+    assert provenance["settings"]["training"]["width"] == 8
+    assert "tracking_uri" not in provenance["settings"]["registry"]
+
+
 def test_op02_training_again_gives_the_same_digest_and_the_same_mlflow_run(train):
     first, again = train("again"), train("again")
     assert first.manifest.run != again.manifest.run

@@ -1,0 +1,113 @@
+import os
+import time
+from datetime import date, timedelta
+
+import pytest
+
+from schemas.checkpoints import CHECKPOINTS
+from schemas.errors import RegistryError
+from schemas.items import ITEMS
+from schemas.partitions import find, get
+from trainer import promotion
+from trainer.explanation import lineage
+from trainer.garbage import collect
+
+DS = date(2017, 10, 31)
+WEEK = timedelta(days=7)
+
+
+@pytest.fixture
+def three_nights(registry, night_of):
+    """Version 3 serves, 2 did before it, 1 has no alias."""
+    for n in range(3):
+        promotion.main(night_of([0.5 + n / 10] * 4, DS + timedelta(days=n), champion=[0.5] * 4))
+    return registry
+
+
+@pytest.fixture
+def items_of(publish_items):
+    return lambda: publish_items([f"item-{n}" for n in range(12)])
+
+
+def make_old(root):
+    """As if nothing had changed under the root for eight days."""
+    then = time.time() - 8 * 86400
+    for path in root.rglob("*"):
+        os.utime(path, (then, then))
+
+
+def names(registry, keep=10, dry_run=False):
+    found = collect(registry, older_than=WEEK, keep_versions=keep, dry_run=dry_run)
+    return [one.name for one in found]
+
+
+def run_name(partition):
+    m = partition.manifest
+    return f"tables/{m.table}/v1/ds={m.ds}/run={m.run}"
+
+
+def test_op25_runs_that_no_pointer_names_go_once_they_are_old(three_nights, items_of):
+    first, second, newest = get(three_nights.root, ITEMS, DS), items_of(), items_of()
+    assert names(three_nights) == []
+    make_old(three_nights.root)
+    assert names(three_nights) == [run_name(first), run_name(second)]
+    assert names(three_nights) == []
+    assert find(three_nights.root, ITEMS, DS) == newest
+
+
+def test_op25_what_serving_versions_were_made_of_stays(three_nights, publish_model):
+    nights = [DS + timedelta(days=n) for n in range(3)]
+    runs = [get(three_nights.root, CHECKPOINTS, ds) for ds in nights]
+    for ds in nights:
+        publish_model(get(three_nights.root, ITEMS, ds), seed=99)
+    make_old(three_nights.root)
+    assert names(three_nights) == [run_name(runs[0])]
+    assert lineage(three_nights, three_nights.champion()) == [runs[2].as_input()]
+
+
+def test_op25_old_artifacts_go_and_their_versions_stay(three_nights):
+    assert names(three_nights, keep=2) == ["artifact of version 1"]
+    assert names(three_nights, keep=1) == []
+    assert three_nights.get(1).number == 1
+    for alias in ("champion", "previous"):
+        three_nights.download(three_nights.aliased(alias))
+    with pytest.raises(RegistryError, match="version 1 of penumbra with no artifact"):
+        three_nights.download(three_nights.get(1))
+
+
+def test_op25_a_dry_run_deletes_nothing_and_counts_the_same_bytes(three_nights, items_of):
+    old = get(three_nights.root, ITEMS, DS)
+    items_of()
+    make_old(three_nights.root)
+    limits = {"older_than": WEEK, "keep_versions": 1}
+    would = collect(three_nights, **limits, dry_run=True)
+    assert old.path.exists()
+    assert [g.name for g in would] == [run_name(old), "artifact of version 1"]
+    assert would[0].bytes == sum(file.stat().st_size for file in old.path.iterdir())
+    assert collect(three_nights, **limits, dry_run=False) == would
+
+
+def test_op25_leftovers_of_killed_processes_go_once_they_are_old(three_nights):
+    root = three_nights.root
+    state = root / "resume" / "training" / "ds=2017-10-31" / "abc" / "state.pt"
+    state.parent.mkdir(parents=True)
+    pointer = get(root, ITEMS, DS).path.parent / ".CURRENT.0001-7"
+    draft = pointer.parent / "run=0001-7"
+    draft.mkdir()
+    for file in (state, pointer, draft / "part-00000.parquet"):
+        file.write_text("half")
+    assert names(three_nights) == []
+    make_old(root)
+    folder = pointer.parent.relative_to(root)
+    resume = "resume/training/ds=2017-10-31/abc"
+    assert names(three_nights) == [f"{folder}/run=0001-7", f"{folder}/.CURRENT.0001-7", resume]
+    assert not any(path.exists() for path in (state, pointer, draft))
+
+
+def test_op25_a_version_whose_lineage_is_lost_stops_everything(three_nights, items_of):
+    items_of()
+    make_old(three_nights.root)
+    checkpoint = get(three_nights.root, CHECKPOINTS, DS + timedelta(days=1))
+    (checkpoint.path / "manifest.json").unlink()
+    with pytest.raises(RegistryError, match="no manifest of run"):
+        names(three_nights)

@@ -1,0 +1,65 @@
+import shlex
+import subprocess
+import sys
+from datetime import date, timedelta
+
+import pytest
+
+from trainer import promotion
+from trainer.journal import JOURNAL_FILE, Journal
+from trainer.verification import verify
+
+DS = date(2017, 10, 31)
+
+
+@pytest.fixture
+def two_champions(registry, night_of):
+    """Version 2 serves, version 1 did before it."""
+    for n in range(2):
+        promotion.main(night_of([0.5 + n / 10] * 4, DS + timedelta(days=n)))
+    return registry
+
+
+def wrongs(registry):
+    return [finding.wrong for finding in verify(registry)[0]]
+
+
+def test_nothing_is_wrong_with_an_empty_registry_or_one_that_promoted(registry, night_of):
+    assert verify(registry) == ([], None)
+    promotion.main(night_of([0.5] * 4))
+    assert verify(registry) == ([], registry.champion())
+
+
+def test_a_damaged_artifact_is_named_under_every_alias_it_has(two_champions):
+    folder = two_champions.download(two_champions.champion())
+    (folder / "weights.safetensors").unlink()
+    found = wrongs(two_champions)
+    assert [wrong.split(":")[0] for wrong in found] == ["champion", "candidate"]
+    assert "version 2 of penumbra with no artifact" in found[0]
+
+
+def test_an_alias_moved_past_the_journal_is_mended_by_the_command_it_names(two_champions):
+    two_champions.point("champion", two_champions.get(1))
+    ((finding,), _) = verify(two_champions)
+    assert finding.wrong == "champion is version 1, the journal's last move left 2"
+    command = shlex.split(finding.mend)
+    subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
+    assert wrongs(two_champions) == []
+
+
+def test_an_interrupted_move_is_one_finding(two_champions):
+    Journal(two_champions.root).append("rollback", "intent", "operator", "worse", 1, 2)
+    assert wrongs(two_champions) == ["rollback of version 1 was interrupted"]
+
+
+def test_a_broken_journal_is_named(two_champions):
+    path = two_champions.root / JOURNAL_FILE
+    path.write_bytes(path.read_bytes().replace(b"promote", b"PROMOTE", 1))
+    (wrong,) = wrongs(two_champions)
+    assert f"line 2 of {path} not the successor" in wrong
+
+
+def test_op03_a_champion_without_a_passing_gate_record_is_named(two_champions, night_of):
+    promotion.main(night_of([0.1] * 4, DS + timedelta(days=2)))
+    two_champions.point("champion", two_champions.get(3))
+    assert wrongs(two_champions)[-1] == "champion, version 3, has no gate record that passed"

@@ -1,0 +1,126 @@
+"""Garbage: what nothing needs any more, found and deleted.
+
+Run folders that no pointer names, pointers that were never moved, resume states of runs that
+nobody went on with, all once they are old enough that no process can be at work in them; and the
+artifacts of model versions beyond the newest few. A version itself stays, with its tags: ledgers
+name it, and `explain` can still say where it came from.
+
+Champion, previous and candidate keep everything: artifact, and every run their lineage names.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from schemas.partitions import POINTER, current_run
+from schemas.publishing import locked
+from trainer.explanation import lineage
+from trainer.operations import exclusive
+from trainer.registry import CANDIDATE, PREVIOUS, Registry
+from trainer.versions import CHAMPION, Version
+
+DELETED = "artifact_deleted"
+"""Tag of a version whose artifact was collected."""
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """One thing that may go: a folder or file under the root, or a version's artifact."""
+
+    name: str
+    bytes: int
+    path: Path | None = None
+    version: Version | None = None
+
+
+def collect(
+    registry: Registry, *, older_than: timedelta, keep_versions: int, dry_run: bool
+) -> list[Garbage]:
+    """Deletes garbage, or with `dry_run` only finds it.
+
+    Args:
+        registry: Its root's tables and its versions are looked at.
+        older_than: Since the last change of a folder; longer than any stage runs.
+        keep_versions: Newest versions that keep their artifact, whatever their aliases.
+        dry_run: Deletes nothing.
+
+    Returns:
+        What was, or would be, deleted.
+
+    Raises:
+        RegistryError: The lineage of a version that serves cannot be followed.
+    """
+    with exclusive(registry):
+        aliased = {a.number: a for a in map(registry.aliased, (CHAMPION, PREVIOUS, CANDIDATE)) if a}
+        needed = {(i.table, i.ds, i.run) for v in aliased.values() for i in lineage(registry, v)}
+        limit = time.time() - older_than.total_seconds()
+        found = [*_old_files(registry.root, needed, limit)]
+        found += _old_versions(registry, set(aliased), keep_versions)
+        return found if dry_run else [one for one in found if _delete(registry, one)]
+
+
+def _old_files(root: Path, needed: set[tuple[str, str, str]], limit: float) -> Iterator[Garbage]:
+    for folder in sorted((root / "tables").glob("*/v*/ds=*")):
+        table, ds = folder.parent.parent.name, folder.name.removeprefix("ds=")
+        for run in sorted(folder.glob("run=*")):
+            name = run.name.removeprefix("run=")
+            if name != current_run(folder) and (table, ds, name) not in needed:
+                yield from _if_old(root, run, limit)
+        for pointer in sorted(folder.glob(f".{POINTER}.*")):
+            yield from _if_old(root, pointer, limit)
+    for state in sorted((root / "resume").glob("*/ds=*/*")):
+        yield from _if_old(root, state, limit)
+
+
+def _if_old(root: Path, path: Path, limit: float) -> Iterator[Garbage]:
+    files = [path, *path.rglob("*")]
+    facts = [file.stat() for file in files]
+    if max(fact.st_mtime for fact in facts) < limit:
+        size = sum(x.st_size for file, x in zip(files, facts, strict=True) if file.is_file())
+        yield Garbage(str(path.relative_to(root)), size, path)
+
+
+def _old_versions(registry: Registry, aliased: set[int], keep: int) -> Iterator[Garbage]:
+    versions = sorted(registry.versions(), key=lambda version: version.number)
+    for version in versions[: max(len(versions) - keep, 0)]:
+        if version.number not in aliased:
+            size = _bytes_of(_artifacts(registry, version))
+            if size:
+                yield Garbage(f"artifact of version {version.number}", size, version=version)
+
+
+def _artifacts(registry: Registry, version: Version) -> ArtifactRepository:
+    """The folder of one version's logged model; nothing else lies in it."""
+    found = registry.client.get_model_version(registry.name, str(version.number))
+    model = registry.client.get_logged_model(found.source.removeprefix("models:/"))
+    return get_artifact_repository(model.artifact_location)
+
+
+def _bytes_of(artifacts: ArtifactRepository, path: str | None = None) -> int:
+    listed = artifacts.list_artifacts(path)
+    return sum(_bytes_of(artifacts, f.path) if f.is_dir else f.file_size or 0 for f in listed)
+
+
+def _delete(registry: Registry, garbage: Garbage) -> bool:
+    """Deletes one thing; false where it was published meanwhile."""
+    if garbage.version:
+        registry.tag(garbage.version, {DELETED: "by collect-garbage"})
+        _artifacts(registry, garbage.version).delete_artifacts()
+    elif garbage.path and garbage.path.is_dir():
+        if not garbage.path.name.startswith("run="):
+            shutil.rmtree(garbage.path)
+            return True
+        folder = garbage.path.parent
+        with locked(folder / ".lock"):
+            if garbage.path.name == f"run={current_run(folder)}":
+                return False
+            shutil.rmtree(garbage.path)
+    elif garbage.path:
+        garbage.path.unlink(missing_ok=True)
+    return True

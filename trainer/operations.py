@@ -1,0 +1,192 @@
+"""Operations: the champion moves, and who may move it.
+
+Each move takes the one lock (`trainer/journal.py`), finishes what a killed process left, reads
+the registry again, writes the intent, moves the aliases, and writes that it is done. Moving twice
+is moving once, so an interrupted move is finished by doing all of it again.
+
+A promotion needs a gate record that passed; a rollback goes to a version that once had one. While
+the registry is held, nights decide and never promote; a rollback holds it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from schemas.errors import RegistryError, UsageError
+from schemas.partitions import published_dates
+from schemas.promotions import PROMOTIONS
+from trainer.journal import Action, Entry, Journal, lock
+from trainer.ledger import Row, decisions
+from trainer.registry import PREVIOUS, Registry
+from trainer.versions import CHAMPION, Version
+
+OPERATOR = "operator"
+HELD = "the registry is held"
+"""How the reason of a decision begins that only a hold kept from being a promotion."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an operation did, or would do."""
+
+    words: str
+    serves: Version | None
+    """The champion afterwards."""
+
+
+@contextmanager
+def exclusive(registry: Registry) -> Iterator[Journal]:
+    """The lock, with whatever an interrupted process left finished."""
+    with lock(registry.root):
+        journal = Journal(registry.root)
+        recover(registry, journal)
+        yield journal
+
+
+def recover(registry: Registry, journal: Journal) -> Entry | None:
+    """Finishes the last move where its intent was never done; returns that intent."""
+    intent = journal.pending()
+    if intent:
+        _apply(registry, journal, intent)
+    return intent
+
+
+def move(
+    registry: Registry,
+    journal: Journal,
+    action: Action,
+    version: Version,
+    *,
+    by: str,
+    reason: str,
+) -> None:
+    """Makes a version champion and the champion previous. Hold the lock."""
+    champion = registry.champion()
+    replaces = champion.number if champion else None
+    intent = journal.append(action, "intent", by, reason, version.number, replaces)
+    _apply(registry, journal, intent)
+
+
+def _apply(registry: Registry, journal: Journal, intent: Entry) -> None:
+    assert intent.version is not None
+    champion = registry.get(intent.version)
+    if intent.replaces:
+        registry.point(PREVIOUS, registry.get(intent.replaces))
+    registry.point(CHAMPION, champion)
+    journal.append(intent.action, "done", intent.by, intent.reason, intent.version, intent.replaces)
+
+
+def promote(registry: Registry, number: int, reason: str, *, dry_run: bool = False) -> Outcome:
+    """Promotes a version by hand: one that a hold alone kept from promotion, say.
+
+    Raises:
+        RegistryError: No passing gate record, one against another champion, or a damaged artifact.
+        UsageError: The version was trained on older data than the champion.
+    """
+    with exclusive(registry) as journal:
+        version, champion = registry.get(number), registry.champion()
+        if champion and champion.number == number:
+            return Outcome(f"unchanged, version {number} is champion", champion)
+        if champion and champion.trained_until > version.trained_until:
+            raise UsageError(
+                f"version {number}, trained until {version.trained_until}",
+                f"data as new as the champion's, {champion.trained_until}",
+                f"rollback --to {number}, if an older model is what should serve",
+            )
+        record = _passing_record(registry, version)
+        current = champion.number if champion else None
+        if record["champion_version"] != current:
+            raise RegistryError(
+                f"a gate record of version {number} against version {record['champion_version']}",
+                f"one against the current champion, {current}",
+                f"re-run trainer.evaluation and trainer.promotion with --ds {version.ds}",
+            )
+        registry.download(version)
+        if not dry_run:
+            move(registry, journal, "promote", version, by=OPERATOR, reason=reason)
+        return Outcome(f"promote version {number}", version)
+
+
+def rollback(
+    registry: Registry, number: int | None, reason: str, *, dry_run: bool = False
+) -> Outcome:
+    """Goes back to the version that the champion replaced, or to an earlier one, and holds.
+
+    Raises:
+        RegistryError: Nothing to go back to, or the artifact there is damaged.
+    """
+    with exclusive(registry) as journal:
+        champion = registry.champion()
+        if champion is None:
+            raise RegistryError("no champion", "one to roll back from", "wait for a promotion")
+        number = number or _replaced_by(registry, journal, champion)
+        if number is None:
+            raise RegistryError(
+                f"version {champion.number}, which replaced none",
+                "an earlier champion",
+                "rollback --to VERSION; history shows them",
+            )
+        version = registry.get(number)
+        if number == champion.number:
+            return Outcome(f"unchanged, version {number} is champion", champion)
+        _passing_record(registry, version)
+        registry.download(version)
+        if not dry_run:
+            move(registry, journal, "rollback", version, by=OPERATOR, reason=reason)
+        return Outcome(f"rollback from version {champion.number}; held until released", version)
+
+
+def hold(registry: Registry, reason: str, *, dry_run: bool = False) -> Outcome:
+    """From now on nights train, score and register, and never promote."""
+    with exclusive(registry) as journal:
+        if not dry_run:
+            journal.append("hold", "done", OPERATOR, reason)
+        return Outcome("hold; nights do not promote until released", registry.champion())
+
+
+def release(registry: Registry, reason: str, *, dry_run: bool = False) -> Outcome:
+    """Lets nights promote again; what they decided while held stays as it is."""
+    with exclusive(registry) as journal:
+        if journal.hold() is None:
+            return Outcome("unchanged, the registry is not held", registry.champion())
+        if not dry_run:
+            journal.append("release", "done", OPERATOR, reason)
+        return Outcome("release; the next passing night promotes", registry.champion())
+
+
+def gate_record(registry: Registry, version: Version) -> Row | None:
+    """The newest decision on a version, None where the gate never saw it."""
+    rows = [
+        row
+        for ds in published_dates(registry.root, PROMOTIONS)
+        for row in decisions(registry.root, ds)
+        if row["candidate_version"] == version.number
+        and row["candidate_digest"] == version.weights_sha256
+    ]
+    return max(rows, key=lambda row: row["decided_at"], default=None)
+
+
+def has_passed(record: Row) -> bool:
+    """Whether the gate would have promoted, had the registry not been held."""
+    return record["outcome"] == "promote" or record["reason"].startswith(HELD)
+
+
+def _passing_record(registry: Registry, version: Version) -> Row:
+    record = gate_record(registry, version)
+    if record is None or not has_passed(record):
+        found = f"{record['outcome']}: {record['reason']}" if record else "no decision"
+        raise RegistryError(
+            f"{found} on version {version.number} in the gate's ledger",
+            "a gate record that passed",
+            f"re-run trainer.evaluation and trainer.promotion with --ds {version.ds}",
+        )
+    return record
+
+
+def _replaced_by(registry: Registry, journal: Journal, champion: Version) -> int | None:
+    """The version that served before the champion was last promoted."""
+    moves = [e for e in journal.moves() if e.action == "promote" and e.version == champion.number]
+    if moves:
+        return moves[-1].replaces
+    record = gate_record(registry, champion)
+    return record["champion_version"] if record else None

@@ -1,0 +1,88 @@
+"""Verification: whether aliases, versions, artifacts, the gate's ledger and the journal agree."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mlflow
+
+from schemas.errors import PenumbraError
+from trainer.journal import Journal
+from trainer.ledger import last_promotion
+from trainer.operations import gate_record, has_passed
+from trainer.registry import CANDIDATE, PREVIOUS, Registry
+from trainer.versions import CHAMPION, Version
+
+COMMAND = "python -m trainer.registry"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, and the command or act that mends it."""
+
+    wrong: str
+    mend: str
+
+
+def verify(registry: Registry) -> tuple[list[Finding], Version | None]:
+    """Everything that is wrong, nothing where all agree, and the champion. Changes nothing.
+
+    Every artifact that an alias names is downloaded and its weights' digest compared.
+    """
+    findings, aliases = [], dict[str, Version]()
+    for alias in (CHAMPION, PREVIOUS, CANDIDATE):
+        try:
+            version = registry.aliased(alias)
+            if version:
+                aliases[alias] = version
+                registry.download(version)
+        except PenumbraError as error:
+            findings.append(_finding(f"{alias}: {error.found}", error))
+    findings += [*_journal(registry, aliases), *_ledger(registry, aliases)]
+    return findings, aliases.get(CHAMPION)
+
+
+def _journal(registry: Registry, aliases: dict[str, Version]) -> Iterator[Finding]:
+    journal = Journal(registry.root)
+    try:
+        moves, pending = journal.moves(), journal.pending()
+    except PenumbraError as error:
+        yield _finding(error.found, error)
+        return
+    if pending:
+        wrong = f"{pending.action} of version {pending.version} was interrupted"
+        yield Finding(wrong, f"{COMMAND} hold --reason interrupted; any change finishes it")
+    elif moves:
+        expected = {CHAMPION: moves[-1].version, PREVIOUS: moves[-1].replaces}
+        for alias, number in expected.items():
+            found = aliases[alias].number if alias in aliases else None
+            if found != number:
+                wrong = f"{alias} is version {found}, the journal's last move left {number}"
+                yield Finding(wrong, _set_alias(registry, alias, number))
+
+
+def _ledger(registry: Registry, aliases: dict[str, Version]) -> Iterator[Finding]:
+    champion = aliases.get(CHAMPION)
+    try:
+        promoted = last_promotion(registry.root)
+        if promoted:
+            registry.get(promoted["candidate_version"])
+        record = gate_record(registry, champion) if champion else None
+    except PenumbraError as error:
+        yield _finding(error.found, error)
+        return
+    if champion and (record is None or not has_passed(record)):
+        wrong = f"champion, version {champion.number}, has no gate record that passed"
+        yield Finding(wrong, f"{COMMAND} rollback --reason 'no gate record'")
+
+
+def _set_alias(registry: Registry, alias: str, number: int | None) -> str:
+    """What MLflow is told to restore an alias that somebody moved past the journal."""
+    client, name = f"MlflowClient({mlflow.get_tracking_uri()!r})", registry.name
+    call = f"set_registered_model_alias({name!r}, {alias!r}, '{number}')"
+    if number is None:
+        call = f"delete_registered_model_alias({name!r}, {alias!r})"
+    return f'python -c "from mlflow import MlflowClient; {client}.{call}"'
+
+
+def _finding(wrong: str, error: PenumbraError) -> Finding:
+    return Finding(wrong, error.fix)
