@@ -4,7 +4,7 @@ One promotion at a time holds the lock `<root>/registry.lock`. The decision is i
 before an alias moves; a run that was interrupted after that is finished by the next one. A
 night that was decided already stays decided.
 
-Reads:    checkpoints, items, scorecards, the registered champion
+Reads:    checkpoints, items, sequences, scorecards, the registered champion
 Writes:   promotions (one more row), aliases and tags in the model registry
 If late:  yesterday's champion keeps serving.
 """
@@ -24,7 +24,9 @@ from schemas.partitions import Input, Partition, find, get
 from schemas.promotions import PROMOTIONS
 from schemas.publishing import locked
 from schemas.scorecards import SCORECARDS
+from schemas.sequences import SEQUENCES
 from schemas.settings import Settings
+from trainer.canary import with_canary
 from trainer.gate import Decision, decide
 from trainer.ledger import Row, decisions, last_promotion
 from trainer.registry import CANDIDATE, PREVIOUS, Registry
@@ -34,7 +36,7 @@ LOCK_FILE = "registry.lock"
 DECIDED_WITH = "settings_digest"
 """Note in the ledger's manifest: digest of the settings of the newest decision."""
 
-STAGE_SETTINGS = ("gate", "evaluation")
+STAGE_SETTINGS = ("gate", "evaluation", "recommendations")
 TAGS = ("outcome", "reason", "rules", "decided_at", "scorecards_digest", "holdout_digest")
 """Columns of the ledger that are tags of the model version too."""
 TICK = timedelta(microseconds=1)
@@ -63,7 +65,8 @@ class Case:
 
 
 def _inputs(root: Path, ds: date, settings: Settings) -> list[Input]:
-    return [get(root, contract, ds).as_input() for contract in (CHECKPOINTS, ITEMS, SCORECARDS)]
+    read = (CHECKPOINTS, ITEMS, SEQUENCES, SCORECARDS)
+    return [get(root, contract, ds).as_input() for contract in read]
 
 
 STAGE = Stage(
@@ -108,6 +111,7 @@ def promote(night: Night, registry: Registry) -> str:
     decision = decide(
         case.scorecards.read(), candidate, champion, night.settings.gate, exclude_seen=exclude_seen
     )
+    decision = with_canary(decision, night, registry, candidate)
     row = record(night, case, candidate, champion, decision)
     registry.tag(candidate, {name: str(row[name]) for name in TAGS})
     if decision.outcome == "promote":
