@@ -136,7 +136,14 @@ class GateSettings(Frozen):
     num_resamples: int = Field(2000, ge=100)
     """Bootstrap resamples over users."""
     seed: int = Field(17, ge=0)
-    """Seed of the bootstrap."""
+    """Seed of the bootstrap and of the canary's users."""
+    canary_users: int = Field(50, ge=0)
+    """Users whom a registered model must recommend for, in a clean process, before it may serve;
+    0 promotes without that."""
+    max_load_seconds: float = Field(120.0, gt=0)
+    """Longest time from the start of the canary's imports to a loaded model."""
+    max_latency_ms: float = Field(1000.0, gt=0)
+    """Longest time of a prediction for one user, at the 95th percentile."""
 
 
 class RecommendationsSettings(Frozen):

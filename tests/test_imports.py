@@ -20,7 +20,7 @@ ALLOWED_OTHERS = {
     "schemas": {"pyarrow", "pydantic"},
     "jobs": {"numpy", "numba", "pyarrow", "pyspark", "py4j"},
     "trainer": NUMBERS
-    | {"torch", "mlflow", "matplotlib", "safetensors", "rich", "tqdm", "sklearn"},
+    | {"torch", "mlflow", "matplotlib", "safetensors", "rich", "tqdm", "sklearn", "packaging"},
     "dags": {"airflow"},
     "demo": {"pyarrow", "rich"},
 }

@@ -5,7 +5,7 @@ moves, and the move is in the journal before and after it (`trainer/operations.p
 interrupted after the decision is finished by the next one. A night that was decided already stays
 decided. While the registry is held, nothing is promoted.
 
-Reads:    checkpoints, items, scorecards, the registered champion, the registry's journal
+Reads:    checkpoints, items, sequences, scorecards, the registered champion, its journal
 Writes:   promotions (one more row), aliases and tags in the model registry, its journal
 If late:  yesterday's champion keeps serving.
 """
@@ -24,7 +24,9 @@ from schemas.items import ITEMS
 from schemas.partitions import Input, Partition, find, get
 from schemas.promotions import PROMOTIONS
 from schemas.scorecards import SCORECARDS
+from schemas.sequences import SEQUENCES
 from schemas.settings import Settings
+from trainer.canary import with_canary
 from trainer.gate import Decision, decide
 from trainer.journal import Journal
 from trainer.ledger import Row, decisions, last_promotion
@@ -35,7 +37,7 @@ from trainer.versions import CHAMPION, Version
 DECIDED_WITH = "settings_digest"
 """Note in the ledger's manifest: digest of the settings of the newest decision."""
 
-STAGE_SETTINGS = ("gate", "evaluation")
+STAGE_SETTINGS = ("gate", "evaluation", "recommendations")
 TAGS: tuple[str, ...] = ("outcome", "verdict", "mode", "reason", "rules", "decided_at")
 TAGS += ("scorecards_digest", "holdout_digest")
 """Columns of the ledger that are tags of the model version too."""
@@ -71,7 +73,8 @@ class Case:
 
 
 def _inputs(root: Path, ds: date, settings: Settings) -> list[Input]:
-    return [get(root, contract, ds).as_input() for contract in (CHECKPOINTS, ITEMS, SCORECARDS)]
+    read = (CHECKPOINTS, ITEMS, SEQUENCES, SCORECARDS)
+    return [get(root, contract, ds).as_input() for contract in read]
 
 
 STAGE = Stage(
@@ -120,7 +123,7 @@ def promote(night: Night, registry: Registry, journal: Journal) -> str:
         exclude_seen=night.settings.evaluation.exclude_seen,
         has_seen_holdout=case.has_seen_holdout,
     )
-    decision = _held(decision, journal)
+    decision = _held(with_canary(decision, night, registry, candidate), journal)
     row = record(night, case, candidate, champion, decision)
     registry.tag(candidate, {name: str(row[name]) for name in TAGS})
     if decision.outcome == "promote":

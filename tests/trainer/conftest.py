@@ -166,11 +166,15 @@ def registry(tmp_path: Path, migrated_store: Path) -> Any:
 def night_of(
     registry: Any,
     publish_items: PublishModel,
+    publish_sequences: PublishModel,
     publish_model: PublishModel,
     publish_scorecards: PublishScorecards,
     make_night: Callable[..., Night],
 ) -> Callable[..., Night]:
-    """Publishes a candidate and its scorecards against the champion of that moment."""
+    """Publishes a candidate and its scorecards against the champion of that moment.
+
+    Without a canary, which takes seconds: `test_canary` has it.
+    """
 
     def night_of(
         values: list[float],
@@ -180,10 +184,13 @@ def night_of(
         champion: list[float] | None = None,
     ) -> Night:
         items = publish_items([f"item-{n}" for n in range(12)], ds)
+        publish_sequences([([1, 2, 3], [4])] * 4, ds)
         checkpoint = publish_model(items, seed=seed or ds.toordinal(), trained_until=trained_until)
         current = registry.champion()
         against = current.as_input() if current else None
         publish_scorecards(checkpoint, values, champion, against)
-        return make_night(Settings.model_validate({"gate": {"min_users": 4}}), ds)
+        return make_night(
+            Settings.model_validate({"gate": {"min_users": 4, "canary_users": 0}}), ds
+        )
 
     return night_of
