@@ -74,6 +74,7 @@ with DAG(
     tags=["penumbra"],
 ) as dag:
     interactions = stage("jobs.interactions", may_skip_day=True)
+    health = stage("jobs.health")
     items = stage("jobs.items")
     sequences = stage("jobs.sequences")
     item_graph = stage("jobs.item_graph")
@@ -83,5 +84,5 @@ with DAG(
     promotion = stage("trainer.promotion", pool=PROMOTION_POOL)
     recommendations = stage("trainer.recommendations")
 
-    interactions >> items >> sequences >> item_graph >> soft_targets
+    interactions >> health >> items >> sequences >> item_graph >> soft_targets
     soft_targets >> training >> evaluation >> promotion >> recommendations

@@ -41,6 +41,14 @@ class CorruptPartitionError(DataError):
     """A published file is missing, extra or changed since it was published."""
 
 
+class HealthError(DataError):
+    """A watched number of the night's day is beyond its limit."""
+
+
+class StaleChampionError(DataError):
+    """What serves was trained on data older than it may be, or nothing serves."""
+
+
 class MissingInputError(PenumbraError):
     """The input is not there: no folder, no file or no row."""
 

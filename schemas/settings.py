@@ -19,6 +19,7 @@ from schemas.errors import SettingsError
 from schemas.jobs_settings import (
     EventsSettings,
     Frozen,
+    HealthSettings,
     ItemGraphSettings,
     ItemsSettings,
     SequencesSettings,
@@ -39,6 +40,7 @@ __all__ = [
     "EventsSettings",
     "Frozen",
     "GateSettings",
+    "HealthSettings",
     "ItemGraphSettings",
     "ItemsSettings",
     "RecommendationsSettings",
@@ -73,6 +75,7 @@ class Settings(Frozen):
     """All sections. A stage is handed this whole and reads what it needs."""
 
     events: EventsSettings = EventsSettings()
+    health: HealthSettings = HealthSettings()
     split: SplitSettings = SplitSettings()
     items: ItemsSettings = ItemsSettings()
     sequences: SequencesSettings = SequencesSettings()

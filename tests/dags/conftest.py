@@ -18,6 +18,7 @@ import pytest
 PROJECT = Path(__file__).parent.parent.parent
 STAGES = (
     "jobs.interactions",
+    "jobs.health",
     "jobs.items",
     "jobs.sequences",
     "jobs.item_graph",

@@ -85,6 +85,7 @@ def test_the_stages_follow_each_other_in_one_chain(dag):
     order = dag["order"]
     assert order == [
         "interactions",
+        "health",
         "items",
         "sequences",
         "item_graph",
