@@ -21,6 +21,11 @@ class PenumbraError(Exception):
         super().__init__(" ".join(f"found {found}; expected {expected}; fix: {fix}".split()))
 
 
+def error_classes(base: type[PenumbraError] = PenumbraError) -> list[type[PenumbraError]]:
+    """All kinds of errors, a general one before its special ones."""
+    return [found for kind in base.__subclasses__() for found in (kind, *error_classes(kind))]
+
+
 class UsageError(PenumbraError):
     """The command line asks for something that cannot be."""
 

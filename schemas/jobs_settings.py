@@ -45,6 +45,8 @@ class HealthSettings(Frozen):
     """Hours between the newest event and the end of the day; needs no history."""
     max_drift_rise: float = Field(0.1, ge=0, le=1)
     """How far the items' Jensen-Shannon divergence may lie above the median of all days'."""
+    freshness_hours: float = Field(336.0, gt=0)
+    """Hours since the champion's last training day; the holdout's days are part of them."""
 
 
 class SplitSettings(Frozen):
