@@ -1,6 +1,7 @@
 """Alerts of the real DAG, its stages toys that end as each test wants, sent to loopback."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -152,3 +153,9 @@ def test_what_failed_without_an_error_of_its_own_has_a_name_too(described):
         "TaskTimedOut",
         "StageCrashed",
     ]
+
+
+def test_op21_every_alert_has_its_entry_in_the_runbook_and_every_entry_its_alert(described):
+    runbook = Path(__file__).parent.parent.parent / "docs" / "runbook.md"
+    headings = re.findall(r"^## (\w+)$", runbook.read_text(), re.MULTILINE)
+    assert sorted(headings) == sorted(described["names"])
