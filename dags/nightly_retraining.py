@@ -9,36 +9,34 @@ Several past days: `airflow backfill create --dag-id nightly_retraining --from-d
 --to-date 2017-10-31`. A night that is repeated skips the stages whose inputs, settings and code
 are the same; `force` does them again.
 
+A task that fails for good is told of once (`dags/alerts.py`), with its entry in docs/runbook.md.
+
 `promotion` moves the champion's alias and runs in the pool `promotion`, which has one slot, so
 that two runs, of whatever DAG, never decide at once. Make the pool where you install this
 (`airflow pools set promotion 1 "one gate decision at a time"`): without it Airflow leaves the
 task waiting. All other tasks share `default_pool`, which only bounds the load of the host.
 """
 
-import ast
-import os
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable
 
+from dags.alerts import Alerts
+from dags.installation import PROJECT, ROOT, SETTINGS_FILE, documentation
 from dags.night_params import night_params
 from dags.stage_operator import StageOperator
 from schemas.reference import CHAIN
 from schemas.settings import load
 
-PROJECT = Path(__file__).resolve().parent.parent
-ROOT = Path(os.environ.get("PENUMBRA_ROOT", PROJECT / "var")).resolve()
-SETTINGS_FILE = Path(os.environ.get("PENUMBRA_SETTINGS", PROJECT / "pipeline.toml")).resolve()
 PROMOTION_POOL = "promotion"
 
 settings = load(SETTINGS_FILE)
+alerts = Alerts(ROOT, settings.alerts)
 
 
 def stage(module: str, **arguments: Any) -> StageOperator:
     """The task of one stage; its documentation and its tables are those of the module."""
-    source = (PROJECT / module.replace(".", "/")).with_suffix(".py").read_text()
     return StageOperator(
         task_id=module.split(".")[-1],
         module=module,
@@ -46,7 +44,7 @@ def stage(module: str, **arguments: Any) -> StageOperator:
         root=ROOT,
         settings_file=SETTINGS_FILE,
         settings=settings,
-        doc_md=f"```text\n{ast.get_docstring(ast.parse(source))}\n```",
+        doc_md=documentation(module),
         outlets=[Asset(contract.table) for contract in CHAIN if contract.stage == module],
         **arguments,
     )
@@ -70,10 +68,13 @@ with DAG(
         "max_retry_delay": timedelta(hours=1),
         # A task that hangs this long is stuck; it is killed and retried.
         "execution_timeout": timedelta(hours=6),
+        "on_failure_callback": alerts,
+        "on_success_callback": alerts.close,
     },
     tags=["penumbra"],
 ) as dag:
     interactions = stage("jobs.interactions", may_skip_day=True)
+    health = stage("jobs.health")
     items = stage("jobs.items")
     sequences = stage("jobs.sequences")
     item_graph = stage("jobs.item_graph")
@@ -83,5 +84,5 @@ with DAG(
     promotion = stage("trainer.promotion", pool=PROMOTION_POOL)
     recommendations = stage("trainer.recommendations")
 
-    interactions >> items >> sequences >> item_graph >> soft_targets
+    interactions >> health >> items >> sequences >> item_graph >> soft_targets
     soft_targets >> training >> evaluation >> promotion >> recommendations

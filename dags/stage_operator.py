@@ -80,18 +80,25 @@ class StageOperator(BaseOperator):
         """
         params = context["params"]
         try:
-            ds = night_date.resolve(
-                params["ds"], context.get("logical_date"), now=datetime.now(UTC)
-            )
+            ds = self.night(context)
         except UsageError as error:
             self.log.error("%s failed: %s", self.task_id, error)
-            raise AirflowFailException(str(error)) from None
+            raise AirflowFailException(f"{type(error).__name__}: {error}") from None
         for asset in self.outlets:
             context["outlet_events"][asset].extra = {"ds": ds.isoformat()}
         exit_code, last_line = self._run(ds, params)
         if exit_code:
             may_skip = self.may_skip_day and params["events.missing_day"] == "skip"
             self._raise(exit_code, last_line, ds, may_skip)
+
+    def night(self, context: Any) -> date:
+        """The day that is passed to the stage.
+
+        Raises:
+            UsageError: The run has none.
+        """
+        given, logical_date = context["params"]["ds"], context.get("logical_date")
+        return night_date.resolve(given, logical_date, now=datetime.now(UTC))
 
     def on_kill(self) -> None:
         """Ends the stage and all that it started."""
@@ -102,7 +109,7 @@ class StageOperator(BaseOperator):
         command = [os.environ.get(PYTHON_VARIABLE, sys.executable), "-m", self.module]
         command += ["--ds", ds.isoformat(), "--root", str(self.root)]
         command += ["--settings", str(self.settings_file)]
-        command += ["--force"] if params["force"] else []
+        command += ["--force"] if params.get("force") else []
         changed = overrides(params, self.settings)
         environment = os.environ | changed | {PARENT_VARIABLE: str(os.getpid())}
         self.log.info("%s started: %s", self.task_id, _as_typed(changed, command))

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.load_events import CATALOGUE_FILE
+from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
 from schemas.items import ITEMS
 from schemas.partitions import Manifest, find, get
@@ -35,10 +36,11 @@ def digests(root: Path, nights: Sequence[date]) -> Digests:
 
 
 def show_night(root: Path, ds: date, console: Console) -> None:
-    """Prints a night's tables, its quarantine, the models' quality and the gate's decision."""
+    """Prints a night's tables, quarantine and health, the models' quality, the gate's decision."""
     console.print()
     console.print(_rows_table(root, ds))
     console.print(_quarantine_line(root, ds), highlight=False, soft_wrap=True)
+    console.print(_health_line(root, ds), highlight=False, soft_wrap=True)
     console.print(_quality_table(root, ds))
     for line in _decision_lines(root, ds):
         console.print(line, highlight=False, soft_wrap=True)
@@ -98,6 +100,21 @@ def _quarantine_line(root: Path, ds: date) -> str:
         f"{notes['events']:,} events = {rows:,} interactions + {notes['duplicates']:,} duplicates "
         f"+ {notes['quarantine']:,} in quarantine" + (f" ({reasons})" if reasons else "")
     )
+
+
+def _health_line(root: Path, ds: date) -> str:
+    rows = get(root, HEALTH, ds).read().to_pylist()
+    metrics = ", ".join(
+        f"{row['metric']} {_short(row['value'])}"
+        + (f" (usually {_short(row['usual'])})" if row["usual"] is not None else "")
+        + ("" if row["verdict"] == "within" else f" {row['verdict'].replace('_', ' ')}")
+        for row in rows
+    )
+    return f"Health: {metrics}"
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _quality_table(root: Path, ds: date) -> Table:

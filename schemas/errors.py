@@ -21,6 +21,11 @@ class PenumbraError(Exception):
         super().__init__(" ".join(f"found {found}; expected {expected}; fix: {fix}".split()))
 
 
+def error_classes(base: type[PenumbraError] = PenumbraError) -> list[type[PenumbraError]]:
+    """All kinds of errors, a general one before its special ones."""
+    return [found for kind in base.__subclasses__() for found in (kind, *error_classes(kind))]
+
+
 class UsageError(PenumbraError):
     """The command line asks for something that cannot be."""
 
@@ -39,6 +44,14 @@ class ContractError(DataError):
 
 class CorruptPartitionError(DataError):
     """A published file is missing, extra or changed since it was published."""
+
+
+class HealthError(DataError):
+    """A watched number of the night's day is beyond its limit."""
+
+
+class StaleChampionError(DataError):
+    """What serves was trained on data older than it may be, or nothing serves."""
 
 
 class MissingInputError(PenumbraError):

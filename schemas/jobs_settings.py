@@ -28,6 +28,27 @@ class EventsSettings(Frozen):
     """Share of a day's rows that may be quarantined before the stage fails."""
 
 
+class HealthSettings(Frozen):
+    mode: Literal["enforce", "dry_run"] = "enforce"
+    """Stop the night at a number beyond its limit, or only record and print it."""
+    weeks: int = Field(4, ge=1)
+    """Weeks before the night's day that say what is usual."""
+    min_days: int = Field(3, ge=2)
+    """Comparable days in them below which a number is recorded, not judged."""
+    min_volume: float = Field(0.5, ge=0, le=1)
+    """Least share of the usual interactions; usual is the same weekday's median."""
+    max_volume: float = Field(2.0, ge=1)
+    """Greatest multiple of the usual interactions."""
+    max_quarantine_rise: float = Field(0.05, ge=0, le=1)
+    """How far the quarantined share of a day's rows may lie above the median of all days."""
+    max_age_hours: float = Field(6.0, gt=0, le=24)
+    """Hours between the newest event and the end of the day; needs no history."""
+    max_drift_rise: float = Field(0.1, ge=0, le=1)
+    """How far the items' Jensen-Shannon divergence may lie above the median of all days'."""
+    freshness_hours: float = Field(336.0, gt=0)
+    """Hours since the champion's last training day; the holdout's days are part of them."""
+
+
 class SplitSettings(Frozen):
     protocol: Literal["temporal", "leave_one_out"] = "temporal"
     """Hold out everyone's last days, or everyone's last action."""

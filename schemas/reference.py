@@ -14,6 +14,7 @@ from schemas.checkpoints import CHECKPOINTS
 from schemas.contract import Contract
 from schemas.errors import DataError
 from schemas.events import EVENTS
+from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
 from schemas.item_graph import ITEM_GRAPH
 from schemas.items import ITEMS
@@ -29,6 +30,7 @@ CHAIN: tuple[Contract, ...] = (
     EVENTS,
     INTERACTIONS,
     QUARANTINE,
+    HEALTH,
     ITEMS,
     SEQUENCES,
     ITEM_GRAPH,

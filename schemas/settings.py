@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -19,6 +19,7 @@ from schemas.errors import SettingsError
 from schemas.jobs_settings import (
     EventsSettings,
     Frozen,
+    HealthSettings,
     ItemGraphSettings,
     ItemsSettings,
     SequencesSettings,
@@ -35,10 +36,12 @@ from schemas.trainer_settings import (
 )
 
 __all__ = [
+    "AlertsSettings",
     "EvaluationSettings",
     "EventsSettings",
     "Frozen",
     "GateSettings",
+    "HealthSettings",
     "ItemGraphSettings",
     "ItemsSettings",
     "RecommendationsSettings",
@@ -63,16 +66,30 @@ class ScheduleSettings(Frozen):
     """When a night starts (UTC); it handles the day that ended before."""
     start_date: str = Field("2000-01-01", pattern=r"^\d{4}-\d{2}-\d{2}$")
     """First day the schedule knows; Airflow runs no task of an earlier one."""
+    freshness_cron: str = "30 * * * *"
+    """When the champion's freshness is looked at (UTC)."""
     retries: int = Field(3, ge=0)
     """Retries after an infrastructure error; data errors are never retried."""
     retry_delay_seconds: float = Field(60.0, ge=0)
     """First delay before a retry; later ones grow exponentially, with jitter."""
 
 
+class AlertsSettings(Frozen):
+    channel: Literal["file", "smtp", "webhook"] = "file"
+    """Who is told of failures besides `alerts/alerts.jsonl` under the root."""
+    connection: str = ""
+    """Airflow connection of the channel; empty takes smtp_default or penumbra_webhook."""
+    to: str = ""
+    """Who gets e-mail, separated by commas."""
+    runbook: str = "docs/runbook.md"
+    """Address of the runbook, as alerts give it; the entry's anchor follows."""
+
+
 class Settings(Frozen):
     """All sections. A stage is handed this whole and reads what it needs."""
 
     events: EventsSettings = EventsSettings()
+    health: HealthSettings = HealthSettings()
     split: SplitSettings = SplitSettings()
     items: ItemsSettings = ItemsSettings()
     sequences: SequencesSettings = SequencesSettings()
@@ -85,6 +102,7 @@ class Settings(Frozen):
     registry: RegistrySettings = RegistrySettings()
     spark: SparkSettings = SparkSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+    alerts: AlertsSettings = AlertsSettings()
 
     def digest(self, sections: Iterable[str]) -> str:
         """sha256 of the named sections: equal settings, equal digest."""

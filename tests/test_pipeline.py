@@ -97,7 +97,7 @@ def run_stage(
 
 def test_two_nights_publish_every_table(two_nights):
     root, printed = two_nights
-    assert "Done: 2 nights, 20 tables, 20 of them new or changed." in printed
+    assert "Done: 2 nights, 22 tables, 22 of them new or changed." in printed
     assert all(find(root, table, ds) for table in TABLES for ds in NIGHTS)
 
 
@@ -156,7 +156,7 @@ def test_op02_running_the_nights_again_changes_nothing_and_says_so(two_nights, s
     root, _ = two_nights
     before = {(t.table, ds): get(root, t, ds).manifest for t in TABLES for ds in NIGHTS}
     again = run_demo(root, settings_file)
-    assert "Nothing changed: 2 nights, 20 tables, same digests." in again.stdout
+    assert "Nothing changed: 2 nights, 22 tables, same digests." in again.stdout
     assert before == {(t.table, ds): get(root, t, ds).manifest for t in TABLES for ds in NIGHTS}
 
 

@@ -2,11 +2,11 @@
 
 import importlib
 import json
+import os
 import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from dags import nightly_retraining
 from dags.embedded import prepare
 
 
@@ -21,9 +21,13 @@ for line in sys.stdin:
     logical_date = request["logical_date"]
     if logical_date is not None:
         logical_date = datetime.fromisoformat(logical_date).replace(tzinfo=UTC)
+    own = dict(os.environ)
+    os.environ |= request["environment"]
     # Inside one process, Airflow writes a run's values into the params of DAG and tasks.
-    dag = importlib.reload(nightly_retraining).dag
+    dag = importlib.reload(importlib.import_module(f"dags.{request['dag']}")).dag
     run = dag.test(logical_date=logical_date, run_conf=request["conf"])
+    os.environ.clear()
+    os.environ |= own
     tasks = {t.task_id: t for t in run.get_task_instances()}
     answer(
         run_id=run.run_id,

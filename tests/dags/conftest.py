@@ -7,9 +7,15 @@ process that runs the tests. Its start takes seconds: one worker serves all test
 import json
 import os
 import shutil
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from email import message_from_bytes
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +24,7 @@ import pytest
 PROJECT = Path(__file__).parent.parent.parent
 STAGES = (
     "jobs.interactions",
+    "jobs.health",
     "jobs.items",
     "jobs.sequences",
     "jobs.item_graph",
@@ -26,6 +33,7 @@ STAGES = (
     "trainer.evaluation",
     "trainer.promotion",
     "trainer.recommendations",
+    "trainer.freshness",
 )
 TOY_STAGE = '''"""Toy: does what the test wrote for it, notes that it ran.
 
@@ -93,10 +101,18 @@ class Worker:
             text=True,
         )
 
-    def start(self, logical_date: str | None, conf: dict[str, Any]) -> None:
+    def start(
+        self,
+        logical_date: str | None,
+        conf: dict[str, Any],
+        dag: str = "nightly_retraining",
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """Runs a DAG for a date; `environment` is changed for this run."""
         assert self.process.stdin is not None
-        request = json.dumps({"logical_date": logical_date, "conf": conf})
-        self.process.stdin.write(request + "\n")
+        request = {"logical_date": logical_date, "conf": conf, "dag": dag}
+        line = json.dumps(request | {"environment": environment or {}})
+        self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
     def result(self) -> dict[str, Any]:
@@ -129,7 +145,7 @@ def session_worker(toy_project: Path, tmp_path_factory: pytest.TempPathFactory) 
 def worker(session_worker: Worker) -> Worker:
     """The worker with an empty root: no toy misbehaves, none has run."""
     for file in session_worker.root.iterdir():
-        file.unlink()
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
     return session_worker
 
 
@@ -138,14 +154,102 @@ Run = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def run_night(worker: Worker) -> Run:
-    """Runs one night; toys are Python programs by stage, `conf` the run's parameters."""
+    """Runs one night; toys are Python programs by stage, `conf` the parameters."""
 
     def run_night(
-        logical_date: str | None = "2017-10-30", toys: dict[str, str] | None = None, **conf: Any
+        logical_date: str | None = "2017-10-30",
+        toys: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None,
+        **conf: Any,
     ) -> dict[str, Any]:
         for stage, program in (toys or {}).items():
             (worker.root / f"{stage}.py").write_text(program)
-        worker.start(logical_date, conf)
+        worker.start(logical_date, conf, environment=environment)
         return worker.result()
 
     return run_night
+
+
+class Webhook:
+    """Keeps headers and JSON of what is posted; answers with `status`."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[dict[str, str], dict[str, Any]]] = []
+        self.status = 200
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.received.append((dict(self.headers), json.loads(body)))
+                self.send_response(receiver.status)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        address = f"http://127.0.0.1:{self.server.server_port}/hook"
+        connection = {"conn_type": "http", "host": address, "password": "s3cret"}
+        self.environment = {
+            "PENUMBRA_ALERTS__CHANNEL": "webhook",
+            "AIRFLOW_CONN_PENUMBRA_WEBHOOK": json.dumps(connection),
+        }
+
+
+class Mailbox:
+    """Keeps the messages of a mail server that accepts everything and offers no encryption."""
+
+    def __init__(self) -> None:
+        self.received: list[Message] = []
+        receiver = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                self.wfile.write(b"220 test\r\n")
+                for line in self.rfile:
+                    verb = line.strip().upper()
+                    if verb == b"DATA":
+                        self.wfile.write(b"354 go on\r\n")
+                        lines = iter(self.rfile.readline, b".\r\n")
+                        receiver.received.append(message_from_bytes(b"".join(lines)))
+                    self.wfile.write(b"221 bye\r\n" if verb == b"QUIT" else b"250 ok\r\n")
+                    if verb == b"QUIT":
+                        return
+
+        self.server = socketserver.TCPServer(("127.0.0.1", 0), Handler)
+        plain = {"disable_ssl": True, "disable_tls": True, "from_email": "penumbra@example.com"}
+        port = self.server.server_address[1]
+        connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": port, "extra": plain}
+        self.environment = {
+            "PENUMBRA_ALERTS__CHANNEL": "smtp",
+            "PENUMBRA_ALERTS__TO": "a@example.com, b@example.com",
+            "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(connection),
+        }
+
+
+@contextmanager
+def serving(server: socketserver.BaseServer) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    """A web server on loopback, and the environment that sends alerts to it."""
+    webhook = Webhook()
+    with serving(webhook.server):
+        yield webhook
+
+
+@pytest.fixture
+def mailbox() -> Iterator[Mailbox]:
+    """A mail server on loopback, and the environment that sends alerts to it."""
+    mailbox = Mailbox()
+    with serving(mailbox.server):
+        yield mailbox

@@ -85,6 +85,7 @@ def test_the_stages_follow_each_other_in_one_chain(dag):
     order = dag["order"]
     assert order == [
         "interactions",
+        "health",
         "items",
         "sequences",
         "item_graph",
@@ -127,6 +128,7 @@ def test_no_task_puts_data_into_xcom(dag):
 def test_the_outlets_of_a_task_are_the_tables_its_stage_writes(dag):
     assert {name: task["outlets"] for name, task in dag["tasks"].items()} == {
         "interactions": ["interactions", "quarantine"],
+        "health": ["health"],
         "items": ["items"],
         "sequences": ["sequences"],
         "item_graph": ["item_graph"],

@@ -49,6 +49,7 @@ def test_a_night_runs_all_stages_in_the_order_of_the_chain(run_night, worker):
     assert run_night("2017-10-30")["state"] == "success"
     assert [note["stage"] for note in worker.ran()] == [
         "interactions",
+        "health",
         "items",
         "sequences",
         "item_graph",

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from demo.report import digests, show_household, show_night
+from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
 from schemas.items import ITEMS
 from schemas.promotions import PROMOTIONS
@@ -28,6 +29,16 @@ PLUM, PEAR = (
     {"item_index": n, "item_id": i, "support": 1, "first_seen": NOON, "last_seen": NOON}
     for n, i in ((1, "11"), (2, "22"))
 )
+VOLUME = {
+    "metric": "volume",
+    "value": 3616.0,
+    "usual": 3690.0,
+    "at_least": 1845.0,
+    "at_most": 7380.0,
+    "verdict": "within",
+    "num_days": 4,
+}
+DRIFT = VOLUME | {"metric": "drift", "value": None, "usual": None, "verdict": "not_judged"}
 DECISION = {
     "decided_at": NOON,
     "candidate_version": 2,
@@ -84,6 +95,7 @@ def root(tmp_path, publish_rows):
     run.write(pa.Table.from_pylist([action("11"), action("22")], schema=INTERACTIONS.schema))
     run.notes |= NOTES
     publish(run, DS)
+    publish_rows(HEALTH, [DRIFT, VOLUME])
     publish_rows(ITEMS, [PLUM, PEAR])
     publish_rows(SEQUENCES, [history("7", [1, 2, 2, 1, 2]), history("8", [1])])
     cards = [card("candidate", True, "ndcg@10", 0.0012), card("popularity", False, "ndcg@10", 0.13)]
@@ -108,6 +120,11 @@ def test_every_row_of_the_day_is_accounted_for(root):
         "9 events = 2 interactions + 3 duplicates + 4 in quarantine (3 null_user, 1 bad_weight)"
         in screen_of(show_night, root)
     )
+
+
+def test_health_is_shown_beside_what_is_usual_and_what_was_not_judged_says_so(root):
+    line = "Health: drift – not judged, volume 3,616 (usually 3,690)"
+    assert line in screen_of(show_night, root)
 
 
 def test_models_stand_beside_the_baselines_and_what_was_not_scored_is_a_dash(root):
@@ -145,7 +162,7 @@ def test_a_household_is_shown_by_product_names_most_bought_first(root):
 
 def test_digests_tell_whether_anything_was_published_anew(root, publish_rows):
     before = digests(root, [DS])
-    assert len(before) == 6
+    assert len(before) == 7
     publish_rows(ITEMS, [PLUM, PEAR])
     assert digests(root, [DS]) == before
     publish_rows(ITEMS, [PLUM])

@@ -1,0 +1,164 @@
+"""Alerts: who is told that a task has failed for good, once an incident.
+
+An incident is one error of one task about one night. Its first failure is told; while it is open,
+further tries and repetitions of the night are silent; the task's success for that night closes it.
+
+    <root>/alerts/alerts.jsonl                             every alert, a line each
+    <root>/alerts/open/<dag>/<night>/<task>/<error>.json   open; delete it to be told again
+
+`alerts.channel` names whom it is told besides: an Airflow notifier, which finds the alert as
+`alert` in its context. Its address and its secrets are in an Airflow connection. An alert that
+cannot be delivered opens no incident, so the next failure tries again: better twice than never.
+"""
+
+import json
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import BaseNotifier
+from airflow.sdk.exceptions import AirflowTaskTimeout
+
+from dags import night_date
+from dags.webhook import WebhookNotifier
+from schemas.errors import SettingsError, UsageError, error_classes
+from schemas.publishing import locked
+from schemas.settings import AlertsSettings
+
+CRASHED, TIMED_OUT, LOST = "StageCrashed", "TaskTimedOut", "TaskLost"
+NAMES = (CRASHED, TIMED_OUT, LOST, *sorted(error.__name__ for error in error_classes()))
+"""What an alert can be called; each is a heading of the runbook."""
+
+LOG, OPEN = "alerts.jsonl", "open"
+UNDATED = "any-night"
+"""Stands for the night in incidents of a DAG that is about the present."""
+
+EMAIL = (
+    "<p>{{ alert.reason | e }}</p><ul><li>run {{ alert.run | e }}, night {{ alert.night | e }}</li>"
+    '<li><a href="{{ alert.log | e }}">log</a></li><li>runbook: {{ alert.runbook | e }}</li></ul>'
+)
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What somebody who is woken needs: times are ISO 8601, UTC."""
+
+    title: str
+    at: str
+    dag: str
+    task: str
+    run: str
+    night: str
+    error: str
+    reason: str
+    log: str
+    runbook: str
+
+
+class Alerts(BaseNotifier):
+    """Tells of a failed task, unless its incident is open; called as `on_failure_callback`.
+
+    Args:
+        root: Folder of all tables.
+        settings: The section `alerts`.
+        is_dated: Whether the DAG's runs are about a night each, or about the present.
+    """
+
+    def __init__(self, root: Path, settings: AlertsSettings, *, is_dated: bool = True) -> None:
+        super().__init__()
+        self.folder = root / "alerts"
+        self.settings = settings
+        self.is_dated = is_dated
+        channel(settings)  # a wrong setting is the DAG's error, not lost with the first alert
+
+    def notify(self, context: Any) -> None:
+        """Opens an incident and tells of it, or says in the task's log that it is open."""
+        alert = self.describe(context)
+        incident = self._open(context) / f"{alert.error}.json"
+        with locked(self.folder / ".lock"):
+            if incident.exists():
+                self.log.info("no alert: the incident is open since %s", incident.read_text())
+                return
+            line = json.dumps(asdict(alert))
+            with (self.folder / LOG).open("a") as log:
+                log.write(line + "\n")
+            # A new one each time: a notifier renders its templates once and for all.
+            if notifier := channel(self.settings):
+                notifier({**context, "alert": alert})
+            incident.parent.mkdir(parents=True, exist_ok=True)
+            incident.write_text(line)
+        self.log.info("alert: %s; runbook: %s", alert.title, alert.runbook)
+
+    def close(self, context: Any) -> None:
+        """Closes the incidents of a task that has succeeded; called as `on_success_callback`."""
+        if (incidents := self._open(context)).is_dir():
+            with locked(self.folder / ".lock"):
+                shutil.rmtree(incidents)
+
+    def describe(self, context: Any) -> Alert:
+        """The alert of a failed task."""
+        task = context["ti"]
+        error, reason = explain(context.get("exception"))
+        night = night_of(context) if self.is_dated else datetime.now(UTC).date().isoformat()
+        return Alert(
+            title=f"Penumbra: {task.task_id} of {night} failed: {error}",
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            dag=task.dag_id,
+            task=task.task_id,
+            run=task.run_id,
+            night=night,
+            error=error,
+            reason=reason,
+            log=task.log_url,
+            runbook=f"{self.settings.runbook}#{error.lower()}",
+        )
+
+    def _open(self, context: Any) -> Path:
+        night = night_of(context) if self.is_dated else UNDATED
+        return self.folder / OPEN / context["ti"].dag_id / night / context["ti"].task_id
+
+
+def channel(settings: AlertsSettings) -> BaseNotifier | None:
+    """The notifier of the settings; None where the file is enough.
+
+    Raises:
+        SettingsError: E-mail without anybody to send it to.
+    """
+    if settings.channel == "webhook":
+        return WebhookNotifier(settings.connection or "penumbra_webhook")
+    if settings.channel == "file":
+        return None
+    if not settings.to:
+        raise SettingsError("alerts.to empty", "an address for alerts.channel = smtp", "alerts.to")
+    from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+
+    return SmtpNotifier(
+        to=[address.strip() for address in settings.to.split(",")],
+        subject="{{ alert.title }}",
+        html_content=EMAIL,
+        smtp_conn_id=settings.connection or "smtp_default",
+    )
+
+
+def explain(exception: BaseException | None) -> tuple[str, str]:
+    """An alert's name and reason: one of `NAMES`, and the words of what failed."""
+    if exception is None:
+        return LOST, "the task's process ended without a word, or its host is gone"
+    if isinstance(exception, AirflowTaskTimeout):
+        return TIMED_OUT, f"execution_timeout: {exception}"
+    named = re.search(r"(\w+): found .*", str(exception), re.DOTALL)
+    if named and named[1] in NAMES:
+        return named[1], named[0]
+    return CRASHED, f"{exception}"
+
+
+def night_of(context: Any) -> str:
+    """The night a run is about; `undated` where it has none, which is why it failed."""
+    ds = (context.get("params") or {}).get("ds")
+    try:
+        return str(night_date.resolve(ds, context.get("logical_date"), datetime.now(UTC)))
+    except UsageError:
+        return "undated"

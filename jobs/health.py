@@ -1,0 +1,218 @@
+"""Health: the night's day beside the weeks before it, and whether the night may go on.
+
+Reads:    interactions, quarantine
+Writes:   health
+If late:  items waits; yesterday's champion keeps serving.
+
+It stands before `items`, because item indices are append-only: what a broken day brings into the
+catalogue stays there. It reads manifests and two columns, and starts no Spark. The table is
+published first, so that one can look at it, then a number beyond its limit fails the stage, on
+every try. A median says what is usual, so that one bad day among the weeks does not.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from statistics import median
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.drift import drift_of
+from schemas.command import Night, Stage, closing_line, run
+from schemas.errors import HealthError
+from schemas.health import HEALTH
+from schemas.interactions import INTERACTIONS
+from schemas.partitions import Input, Partition, find, get, window
+from schemas.quarantine import QUARANTINE
+from schemas.settings import HealthSettings, Settings
+
+Limits = tuple[float | None, float | None]
+"""The least and the greatest value that let a night go on; None where there is no such limit."""
+
+SETTINGS = {
+    "volume": ("health.min_volume", "health.max_volume"),
+    "quarantine_rate": ("", "health.max_quarantine_rise"),
+    "freshness": ("", "health.max_age_hours"),
+    "drift": ("", "health.max_drift_rise"),
+}
+"""The settings that `at_least` and `at_most` of a metric come from."""
+
+
+@dataclass(frozen=True)
+class Day:
+    """One day's two partitions."""
+
+    interactions: Partition
+    quarantine: Partition
+
+    @property
+    def ds(self) -> date:
+        """The day."""
+        return date.fromisoformat(self.interactions.manifest.ds)
+
+    @property
+    def volume(self) -> int:
+        """Valid actions."""
+        return self.interactions.manifest.rows
+
+    @property
+    def quarantine_rate(self) -> float:
+        """Quarantined rows among valid and quarantined ones; both digests vouch for it."""
+        rejected = self.quarantine.manifest.rows
+        return rejected / (rejected + self.volume)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table; the contract says what the columns mean."""
+
+    metric: str
+    value: float | None
+    usual: float | None
+    at_least: float | None
+    at_most: float | None
+    verdict: str
+    num_days: int
+
+
+def inputs(root: Path, ds: date, settings: Settings) -> list[Input]:
+    """Interactions and quarantine of the night and of the weeks before it."""
+    days = days_of(root, ds, settings.health)
+    return [part.as_input() for day in days for part in (day.interactions, day.quarantine)]
+
+
+STAGE = Stage(
+    module="jobs.health",
+    doc=__doc__,
+    writes=(HEALTH,),
+    inputs=inputs,
+    settings=("health",),
+    always=True,
+)
+
+
+def main(night: Night) -> None:
+    """Publishes the night's numbers, then fails if one is beyond its limit.
+
+    Raises:
+        HealthError: Naming every number beyond its limit, unless `health.mode` is `dry_run`.
+    """
+    settings = night.settings.health
+    *earlier, today = days_of(night.root, night.ds, settings)
+    rows = measure(today, earlier, settings)
+    published = publish_once(night, rows)
+    beyond = [row for row in rows if row.verdict == "beyond"]
+    if beyond and settings.mode == "enforce":
+        raise explain(night.ds, beyond, published)
+    for row in beyond:
+        print(f"health {night.ds}: {_found(row)} is beyond its limit, dry run", flush=True)
+
+
+def days_of(root: Path, ds: date, settings: HealthSettings) -> list[Day]:
+    """The published days of the weeks before a night, oldest first, and the night's own."""
+    partitions = window(root, INTERACTIONS, ds, 7 * settings.weeks + 1)
+    dates = [date.fromisoformat(partition.manifest.ds) for partition in partitions]
+    return [Day(p, get(root, QUARANTINE, d)) for p, d in zip(partitions, dates, strict=True)]
+
+
+def measure(today: Day, earlier: Sequence[Day], settings: HealthSettings) -> list[Row]:
+    """All rows of a night.
+
+    Args:
+        today: The night's own day.
+        earlier: Published days of the weeks before it, oldest first.
+        settings: Limits, and how many comparable days a verdict needs.
+    """
+    same_weekday = [day.volume for day in earlier if (today.ds - day.ds).days % 7 == 0]
+    rates = [day.quarantine_rate for day in earlier]
+    drift, drifts = drift_of([day.interactions for day in (*earlier, today)])
+
+    def volume_limits(usual: float) -> Limits:
+        return usual * settings.min_volume, usual * settings.max_volume
+
+    def rate_limits(usual: float) -> Limits:
+        return None, usual + settings.max_quarantine_rise
+
+    def drift_limits(usual: float) -> Limits:
+        return None, usual + settings.max_drift_rise
+
+    return [
+        judge("volume", today.volume, same_weekday, volume_limits, settings.min_days),
+        judge("quarantine_rate", today.quarantine_rate, rates, rate_limits, settings.min_days),
+        judge_age(age_hours(today), settings.max_age_hours),
+        judge("drift", drift, drifts, drift_limits, settings.min_days),
+    ]
+
+
+def judge(
+    metric: str,
+    value: float | None,
+    comparable: Sequence[float],
+    limits: Callable[[float], Limits],
+    min_days: int,
+) -> Row:
+    """One row: within its limits, beyond them, or not judged for lack of comparable days."""
+    usual, num_days = (median(comparable) if comparable else None), len(comparable)
+    if value is None or usual is None or num_days < min_days:
+        return Row(metric, value, usual, None, None, "not_judged", num_days)
+    low, high = limits(usual)
+    is_within = (low is None or value >= low) and (high is None or value <= high)
+    return Row(metric, value, usual, low, high, "within" if is_within else "beyond", num_days)
+
+
+def judge_age(age: float, limit: float) -> Row:
+    """The row of freshness: a day that was cut off shows by itself, without any history."""
+    return Row("freshness", age, None, None, limit, "within" if age <= limit else "beyond", 0)
+
+
+def age_hours(day: Day) -> float:
+    """Hours from the newest event of a day to its end."""
+    newest = pc.max(day.interactions.read(["event_time"])["event_time"]).as_py()
+    end = datetime.combine(day.ds + timedelta(days=1), datetime.min.time(), UTC)
+    return (end - newest) / timedelta(hours=1)
+
+
+def publish_once(night: Night, rows: Sequence[Row]) -> Partition:
+    """Publishes the rows, unless they are what is published from the same inputs already."""
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=HEALTH.schema)
+    table = table.sort_by("metric")
+    published = find(night.root, HEALTH, night.ds)
+    is_same = published is not None and published.manifest.fingerprint == night.fingerprint
+    if published and is_same and published.read().equals(table):
+        print(closing_line(published, "unchanged since"), flush=True)
+        return published
+    draft = night.draft(HEALTH)
+    draft.write(table)
+    return night.publish(draft)
+
+
+def explain(ds: date, beyond: Sequence[Row], published: Partition) -> HealthError:
+    """The error of a night that may not go on: every number with its limit and setting."""
+    return HealthError(
+        f"{', '.join(_found(row) for row in beyond)} of {ds}",
+        ", ".join(_expected(row) for row in beyond),
+        "the export, then run the night again; or, if the day really was like that, this run with "
+        f"another limit or health.mode = dry_run; all numbers are in {published.path}",
+    )
+
+
+def _found(row: Row) -> str:
+    usually = f" (usually {_number(row.usual)})" if row.usual is not None else ""
+    return f"{row.metric} {_number(row.value)}{usually}"
+
+
+def _expected(row: Row) -> str:
+    is_low = row.at_least is not None and row.value is not None and row.value < row.at_least
+    limit, setting = (row.at_least, 0) if is_low else (row.at_most, 1)
+    words = "at least" if is_low else "at most"
+    return f"{words} {_number(limit)} ({SETTINGS[row.metric][setting]})"
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    run(STAGE, main)

@@ -1,0 +1,161 @@
+"""Alerts of the real DAG, its stages toys that end as each test wants, sent to loopback."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WORDS = "jobs.interactions: ContractError: found mud; expected gold; fix: the river"
+MUD = f"print({WORDS!r}, file=sys.stderr); sys.exit(65)"
+EXPLAIN = """
+import json, sys
+from airflow.sdk.exceptions import AirflowTaskTimeout
+from dags.alerts import NAMES, explain
+
+given = (None, AirflowTaskTimeout("hung"), ValueError("SomeOtherError: found x"))
+json.dump({"names": NAMES, "explained": [explain(one) for one in given]}, sys.stdout)
+"""
+
+
+def told(root: Path) -> list[dict[str, Any]]:
+    """The lines of the alerts' file."""
+    log = root / "alerts" / "alerts.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+@pytest.fixture
+def fail(run_night):
+    """Runs a night whose first stage finds mud: the others wait, which keeps these nights short."""
+
+    def fail(logical_date: str = "2017-10-30", **arguments: Any) -> dict[str, Any]:
+        return run_night(logical_date, toys={"interactions": MUD}, **arguments)
+
+    return fail
+
+
+def test_op21_an_alert_carries_run_date_reason_log_link_and_runbook_entry(fail, worker):
+    result = fail()
+    (alert,) = told(worker.root)
+    assert alert.pop("at").endswith("+00:00")
+    assert "/runs/" in alert["log"] and alert.pop("log").endswith(
+        "/tasks/interactions?try_number=1"
+    )
+    assert alert == {
+        "title": "Penumbra: interactions of 2017-10-30 failed: ContractError",
+        "dag": "nightly_retraining",
+        "task": "interactions",
+        "run": result["run_id"],
+        "night": "2017-10-30",
+        "error": "ContractError",
+        "reason": "ContractError: found mud; expected gold; fix: the river",
+        "runbook": "docs/runbook.md#contracterror",
+    }
+
+
+def test_op21_the_same_night_failing_again_alerts_no_more_until_it_has_succeeded(
+    fail, run_night, worker
+):
+    fail()
+    assert "no alert: the incident is open since" in fail()["log"]
+    assert len(told(worker.root)) == 1
+    # The task has succeeded, then the next one ends the night.
+    run_night(toys={"interactions": "", "health": MUD.replace("jobs.interactions", "jobs.health")})
+    fail()
+    assert [alert["task"] for alert in told(worker.root)] == [
+        "interactions",
+        "health",
+        "interactions",
+    ]
+
+
+def test_op21_another_night_or_another_error_is_another_incident(fail, run_night, worker):
+    fail()
+    fail("2017-10-29")
+    run_night(toys={"interactions": MUD.replace("ContractError", "HealthError")})
+    assert [(a["night"], a["error"]) for a in told(worker.root)] == [
+        ("2017-10-30", "ContractError"),
+        ("2017-10-29", "ContractError"),
+        ("2017-10-30", "HealthError"),
+    ]
+
+
+def test_op21_all_tries_of_a_task_are_one_alert(run_night, worker):
+    assert run_night(toys={"interactions": "sys.exit(1)"})["tries"]["interactions"] == 2
+    (alert,) = told(worker.root)
+    assert alert["error"] == "StageCrashed"
+    assert "jobs.interactions of 2017-10-30 ended with 1" in alert["reason"]
+
+
+def test_a_try_that_mends_itself_alerts_nobody(run_night, worker):
+    once = "f = root / 'once'; c = f.exists(); f.touch(); sys.exit(0 if c else 1)"
+    toys = {"interactions": once, "health": MUD.replace("jobs.interactions", "jobs.health")}
+    run_night(toys=toys)
+    assert [alert["task"] for alert in told(worker.root)] == ["health"]
+
+
+def test_a_run_without_a_date_alerts_too(run_night, worker):
+    run_night(None)
+    (alert,) = told(worker.root)
+    assert (alert["night"], alert["error"]) == ("undated", "UsageError")
+
+
+def test_a_webhook_gets_the_alert_with_the_connections_token(fail, webhook):
+    fail(environment=webhook.environment)
+    ((headers, body),) = webhook.received
+    assert headers["Authorization"] == "Bearer s3cret"
+    assert body["text"].startswith("Penumbra: interactions of 2017-10-30 failed: ContractError:")
+    assert body["runbook"] == "docs/runbook.md#contracterror"
+
+
+def test_what_could_not_be_delivered_is_told_again_by_the_next_failure(fail, webhook):
+    webhook.status = 503
+    assert "Failed to send notification" in fail(environment=webhook.environment)["log"]
+    webhook.status = 200
+    fail(environment=webhook.environment)
+    fail(environment=webhook.environment)
+    assert len(webhook.received) == 2
+
+
+def test_e_mail_goes_to_every_address_with_the_nights_own_words(fail, mailbox):
+    fail(environment=mailbox.environment)
+    fail("2017-10-29", environment=mailbox.environment)
+    first, second = mailbox.received
+    assert first["To"] == "a@example.com, b@example.com"
+    assert first["Subject"] == "Penumbra: interactions of 2017-10-30 failed: ContractError"
+    assert second["Subject"] == "Penumbra: interactions of 2017-10-29 failed: ContractError"
+    html = second.get_payload(0).get_payload(decode=True).decode()
+    assert "ContractError: found mud" in html and "docs/runbook.md#contracterror" in html
+
+
+@pytest.fixture(scope="module")
+def described(airflow_environment, tmp_path_factory) -> dict[str, Any]:
+    home = tmp_path_factory.mktemp("airflow")
+    project = Path(__file__).parent.parent.parent
+    environment = airflow_environment(home, project, home / "root")
+    done = subprocess.run(
+        [sys.executable, "-c", EXPLAIN],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_what_failed_without_an_error_of_its_own_has_a_name_too(described):
+    assert [name for name, _ in described["explained"]] == [
+        "TaskLost",
+        "TaskTimedOut",
+        "StageCrashed",
+    ]
+
+
+def test_op21_every_alert_has_its_entry_in_the_runbook_and_every_entry_its_alert(described):
+    runbook = Path(__file__).parent.parent.parent / "docs" / "runbook.md"
+    headings = re.findall(r"^## (\w+)$", runbook.read_text(), re.MULTILINE)
+    assert sorted(headings) == sorted(described["names"])

@@ -1,0 +1,188 @@
+"""Nights of literal days: `num` interactions each, on two items unless a test says otherwise."""
+
+from argparse import Namespace
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from jobs.health import STAGE, main
+from schemas.command import _run
+from schemas.errors import HealthError, MissingInputError
+from schemas.health import HEALTH
+from schemas.interactions import INTERACTIONS
+from schemas.partitions import get
+from schemas.quarantine import QUARANTINE
+from schemas.settings import HealthSettings, Settings
+
+DS = date(2017, 10, 31)
+MIDNIGHT = datetime(2017, 11, 1, tzinfo=UTC)
+REJECT = {"reason": "null_item", "source_file": "a.csv"}
+REJECT |= dict.fromkeys(QUARANTINE.columns[2:])
+EARLIER = (1, 2, 3, 7, 14, 21)
+"""Days before the night that have interactions: three of its weekday."""
+
+
+@pytest.fixture
+def day(publish_rows):
+    """Publishes one day, `days_before` the night's."""
+
+    def day(days_before: int, num: int, rejected: int = 0, items: str = "ab", hours: float = 1):
+        end = MIDNIGHT - timedelta(days=days_before)
+        rows = [
+            {
+                "user_id": str(n),
+                "item_id": items[n % len(items)],
+                "event_time": end - timedelta(hours=hours),
+                "event_type": "",
+                "weight": 1.0,
+            }
+            for n in range(num)
+        ]
+        ds = DS - timedelta(days=days_before)
+        publish_rows(QUARANTINE, [REJECT] * rejected, ds)
+        return publish_rows(INTERACTIONS, rows, ds)
+
+    return day
+
+
+@pytest.fixture
+def weeks(day):
+    """Earlier days of ten interactions on two items each."""
+    for days_before in EARLIER:
+        day(days_before, 10)
+
+
+def rows_of(root) -> dict[str, dict]:
+    return {row["metric"]: row for row in get(root, HEALTH, DS).read().to_pylist()}
+
+
+def verdicts(root) -> dict[str, str]:
+    return {metric: row["verdict"] for metric, row in rows_of(root).items()}
+
+
+def test_an_ordinary_day_is_within_all_limits(weeks, day, make_night, tmp_path):
+    day(0, 10)
+    main(make_night())
+    assert set(verdicts(tmp_path).values()) == {"within"}
+
+
+@pytest.mark.parametrize(
+    ("broken", "metric", "found", "expected"),
+    [
+        ({"num": 4}, "volume", "4 (usually 10)", "at least 5 (health.min_volume)"),
+        ({"num": 21}, "volume", "21 (usually 10)", "at most 20 (health.max_volume)"),
+        (
+            {"num": 9, "rejected": 1},
+            "quarantine_rate",
+            "0.1 (usually 0)",
+            "at most 0.05 (health.max_quarantine_rise)",
+        ),
+        ({"num": 10, "hours": 9}, "freshness", "9", "at most 6 (health.max_age_hours)"),
+        (
+            {"num": 10, "items": "ax"},
+            "drift",
+            "0.5 (usually 0)",
+            "at most 0.1 (health.max_drift_rise)",
+        ),
+    ],
+)
+def test_op14_a_number_beyond_its_limit_is_published_and_then_stops_the_night(
+    weeks, day, make_night, tmp_path, broken, metric, found, expected
+):
+    day(0, **broken)
+    with pytest.raises(HealthError) as caught:
+        main(make_night())
+    assert caught.value.found == f"{metric} {found} of {DS}"
+    assert expected in caught.value.expected
+    assert str(get(tmp_path, HEALTH, DS).path) in caught.value.fix
+    assert [name for name, verdict in verdicts(tmp_path).items() if verdict == "beyond"] == [metric]
+
+
+def test_op14_a_second_try_on_the_same_day_stops_the_night_too_and_publishes_nothing(
+    weeks, day, tmp_path
+):
+    day(0, 1)
+    arguments = Namespace(root=tmp_path, ds=DS, settings=None, force=False)
+    for _ in range(2):
+        with pytest.raises(HealthError):
+            _run(STAGE, main, arguments)
+    assert len(list(get(tmp_path, HEALTH, DS).path.parent.glob("run=*"))) == 1
+
+
+def test_every_number_beyond_its_limit_is_named(weeks, day, make_night):
+    day(0, 1, rejected=1, items="x", hours=20)
+    with pytest.raises(HealthError, match=r"volume 1 .*, quarantine_rate .*, freshness .*, drift"):
+        main(make_night())
+
+
+def test_a_dry_run_records_and_says_what_would_have_stopped_the_night(
+    weeks, day, make_night, tmp_path, capsys
+):
+    day(0, 1)
+    main(make_night(Settings(health=HealthSettings(mode="dry_run"))))
+    assert rows_of(tmp_path)["volume"]["verdict"] == "beyond"
+    assert "volume 1 (usually 10) is beyond its limit, dry run" in capsys.readouterr().out
+
+
+def test_volume_is_compared_with_the_same_weekday_only(day, make_night, tmp_path):
+    for days_before in EARLIER:
+        day(days_before, 4 if days_before % 7 == 0 else 40)
+    day(0, 4)
+    main(make_night())
+    assert rows_of(tmp_path)["volume"] == {
+        "metric": "volume",
+        "value": 4.0,
+        "usual": 4.0,
+        "at_least": 2.0,
+        "at_most": 8.0,
+        "verdict": "within",
+        "num_days": 3,
+    }
+
+
+def test_one_bad_day_among_the_weeks_does_not_change_what_is_usual(weeks, day, make_night):
+    day(7, 1, rejected=9, items="x")
+    day(0, 4)
+    with pytest.raises(HealthError, match=r"volume 4 \(usually 10\)"):
+        main(make_night())
+
+
+def test_op11_a_first_night_is_recorded_and_not_judged_but_for_freshness(day, make_night, tmp_path):
+    day(0, 1)
+    main(make_night())
+    assert verdicts(tmp_path) == {
+        "volume": "not_judged",
+        "quarantine_rate": "not_judged",
+        "freshness": "within",
+        "drift": "not_judged",
+    }
+
+
+def test_a_verdict_needs_min_days_comparable_days(day, make_night, tmp_path):
+    for days_before in (1, 2, 7, 14):
+        day(days_before, 10)
+    day(0, 1, items="x")
+    with pytest.raises(HealthError, match="found drift 1"):
+        main(make_night())
+    assert verdicts(tmp_path)["volume"] == "not_judged"
+    assert rows_of(tmp_path)["volume"]["num_days"] == 2
+
+
+def test_days_before_the_weeks_are_not_compared_with(day, make_night, tmp_path):
+    for days_before in (29, 35, 42):
+        day(days_before, 10)
+    day(0, 1)
+    main(make_night())
+    assert rows_of(tmp_path)["volume"]["num_days"] == 0
+
+
+def test_lineage_names_both_tables_of_every_day_compared_with(weeks, day, tmp_path):
+    day(0, 10)
+    inputs = STAGE.inputs(tmp_path, DS, Settings())
+    assert len(inputs) == 2 * len((0, *EARLIER))
+    assert {item.table for item in inputs} == {"interactions", "quarantine"}
+
+
+def test_op15_a_night_without_interactions_is_named(weeks, tmp_path):
+    with pytest.raises(MissingInputError, match=f"no interactions of {DS}"):
+        STAGE.inputs(tmp_path, DS, Settings())
