@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from datetime import date
 
 import pytest
@@ -124,25 +122,3 @@ def test_a_champion_that_someone_else_registered_is_named(registry):
     registry.client.set_registered_model_alias(registry.name, CHAMPION, "1")
     with pytest.raises(RegistryError, match=r"without the tag 'penumbra\.weights_sha256'"):
         registry.champion()
-
-
-CLEAN_PROCESS = """
-import sys, mlflow
-mlflow.set_tracking_uri(sys.argv[1])
-model = mlflow.pyfunc.load_model("models:/penumbra/1")
-import pandas, schemas, trainer
-assert "artifacts" in schemas.__file__ and "artifacts" in trainer.__file__, trainer.__file__
-print(model.predict(pandas.DataFrame({"history": [["item-1"]], "k": [3]}))["item_id"][0])
-"""
-
-
-def test_a_version_predicts_in_a_clean_process_with_the_code_it_carries(
-    registry, checkpoint, items, tmp_path
-):
-    registry.register(checkpoint, items)
-    address = f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}"
-    result = subprocess.run(
-        [sys.executable, "-c", CLEAN_PROCESS, address], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("item-") == 3

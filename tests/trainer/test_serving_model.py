@@ -1,8 +1,13 @@
+import pickle
+import pickletools
 import sys
+from pathlib import Path
+from zipfile import is_zipfile
 
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.models import Model
 
 from schemas.errors import UsageError
 from trainer import scorer, serving_model
@@ -86,11 +91,33 @@ def test_an_input_of_other_types_is_refused(registered):
         loaded.predict(pd.DataFrame({"histories": [["item-1"]]}))
 
 
-def test_the_artifact_holds_no_pickle(registered):
-    files = {file.name for file in (registered / "artifacts" / "model").iterdir()}
-    assert files == {"weights.safetensors", "items.parquet", "settings.json"}
-    suffixes = {file.suffix for file in registered.rglob("*") if file.is_file()}
-    assert not suffixes & {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"}
+def is_pickle(content):
+    """Whether a file starts with a whole pickle of any protocol, as `pickle.load` reads one."""
+    try:
+        return any(opcode.name == "STOP" for opcode, _, _ in pickletools.genops(content))
+    except ValueError:
+        return False
+
+
+def test_no_file_of_the_artifact_is_a_pickle_or_an_archive_that_may_hold_one(registered):
+    files = [file for file in registered.rglob("*") if file.is_file()]
+    assert {"MLmodel", "weights.safetensors", "items.parquet", "settings.json"} <= {
+        file.name for file in files
+    }
+    assert [file for file in files if is_pickle(file.read_bytes()) or is_zipfile(file)] == []
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_is_told_from_other_files(protocol):
+    assert is_pickle(pickle.dumps({"a": [1.0]}, protocol))
+
+
+def test_the_model_is_code_that_the_artifact_carries(registered):
+    flavor = Model.load(str(registered)).flavors["python_function"]
+    assert Path(flavor["model_code_path"]).name == "serving_model.py"
+    assert "python_model" not in flavor
+    source = Path(serving_model.__file__).read_bytes()
+    assert (registered / "serving_model.py").read_bytes() == source
 
 
 def test_the_artifact_names_exact_requirements(registered):

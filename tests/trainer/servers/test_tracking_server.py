@@ -1,0 +1,101 @@
+"""Registry and promotion over HTTP: MLflow's own server, on Postgres."""
+
+from dataclasses import replace
+from datetime import date, timedelta
+
+import mlflow
+import pandas as pd
+import pytest
+import requests
+import sqlalchemy
+
+from schemas.audit import file_sha256
+from schemas.errors import RegistryError
+from schemas.publishing import new_token
+from trainer import promotion
+from trainer.ledger import decisions
+from trainer.registry import Registry
+from trainer.versions import CHAMPION
+
+DS = date(2017, 10, 31)
+GOOD, BETTER = [0.5] * 4, [0.6] * 4
+
+
+def run(night):
+    """The stage, in this process; returns the ledger of its night."""
+    promotion.main(night)
+    return decisions(night.root, night.ds)
+
+
+def with_canary(night):
+    gate = night.settings.gate.model_copy(update={"canary_users": 2})
+    night.settings = night.settings.model_copy(update={"gate": gate})
+    return night
+
+
+def aliases(registry):
+    return registry.client.get_registered_model(registry.name).aliases
+
+
+def test_two_nights_promote_through_the_server_and_the_champion_predicts(registry, night_of):
+    run(night_of(GOOD))
+    (row,) = run(with_canary(night_of(BETTER, DS + timedelta(days=1))))
+    assert (row["outcome"], row["candidate_version"], row["champion_version"]) == ("promote", 2, 1)
+    assert '"rule": "canary"' in row["rules"]
+    assert aliases(registry) == {"candidate": "2", "champion": "2", "previous": "1"}
+    weights = registry.download(registry.champion()) / "weights.safetensors"
+    assert file_sha256(weights) == row["candidate_digest"]
+    model = mlflow.pyfunc.load_model(f"models:/{registry.name}@champion")
+    answer = model.predict(pd.DataFrame({"history": [["item-1"]], "k": [3]}))
+    assert len(answer["item_id"][0]) == 3
+
+
+def test_the_registry_lies_in_postgres(registry, night_of, postgres):
+    run(night_of(GOOD))
+    engine = sqlalchemy.create_engine(postgres)
+    with engine.connect() as connection:
+        query = sqlalchemy.text("select version from registered_model_aliases where name = :name")
+        found = connection.execute(query, {"name": registry.name}).scalars().all()
+        version = connection.execute(sqlalchemy.text("select version()")).scalar_one()
+    engine.dispose()
+    assert found == [1, 1]
+    assert version.startswith("PostgreSQL")
+
+
+def test_op07_registering_twice_makes_one_version(registry, publish_items, publish_model):
+    items = publish_items([f"item-{n}" for n in range(12)])
+    checkpoint = publish_model(items)
+    assert registry.register(checkpoint, items) == registry.register(checkpoint, items)
+    assert len(registry.client.search_model_versions(f"name = '{registry.name}'")) == 1
+
+
+def test_before_the_first_promotion_there_is_no_champion_and_no_version(registry):
+    assert registry.champion() is None
+    with pytest.raises(RegistryError, match="no version 1 of"):
+        registry.get(1)
+
+
+def test_op07_a_promotion_whose_server_was_killed_is_finished_after_its_restart(
+    registry, night_of, tracking_server, monkeypatch
+):
+    run(night_of(GOOD))
+    night, real = night_of(BETTER, DS + timedelta(days=1)), Registry.point
+
+    def kill_before(self, name, version):
+        if name == CHAMPION:
+            tracking_server.kill()
+        real(self, name, version)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Registry, "point", kill_before)
+        broken.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        with pytest.raises((mlflow.MlflowException, requests.ConnectionError)):
+            promotion.main(night)
+    assert [row["outcome"] for row in decisions(night.root, night.ds)] == ["promote"]
+    tracking_server.start()
+    assert registry.champion().number == 1
+    (row,) = run(replace(night, token=new_token()))
+    assert (row["outcome"], row["candidate_version"]) == ("promote", 2)
+    assert aliases(registry) == {"candidate": "2", "champion": "2", "previous": "1"}
+    assert registry.champion().weights_sha256 == row["candidate_digest"]
+    assert registry.download(registry.champion()).is_dir()
