@@ -156,7 +156,7 @@ def test_op12_a_promotion_names_what_its_canary_measured(registry, night_of):
     promotion.main(night)
     (row,) = decisions(night.root, night.ds)
     assert row["outcome"] == "promote"
-    assert '"rule": "canary", "value": 0, "limit": 0, "passed": true' in row["rules"]
+    assert '"rule": "canary", "result": "passed", "value": 0, "limit": 0' in row["rules"]
     assert "2 users; loads in" in row["rules"]
 
 
