@@ -39,6 +39,8 @@ validation_days = 3
 backbone = "gru4rec"
 width = 16
 epochs = 1
+[gate]
+item_knn_margin = -0.1
 [spark]
 driver_memory = "2g"
 conf = { "spark.driver.extraJavaOptions" = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC" }

@@ -25,7 +25,7 @@ if not (root / "once").exists():
 """
 
 
-def wait_for(file: Path, seconds: float = 180) -> str:
+def wait_for(file: Path, seconds: float = 60) -> str:
     deadline = time.monotonic() + seconds
     while not file.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
