@@ -25,7 +25,11 @@ for line in sys.stdin:
     os.environ |= request["environment"]
     # Inside one process, Airflow writes a run's values into the params of DAG and tasks.
     dag = importlib.reload(importlib.import_module(f"dags.{request['dag']}")).dag
-    run = dag.test(logical_date=logical_date, run_conf=request["conf"])
+    run = dag.test(
+        logical_date=logical_date,
+        run_conf=request["conf"],
+        mark_success_pattern=request["mark_success"],
+    )
     os.environ.clear()
     os.environ |= own
     tasks = {t.task_id: t for t in run.get_task_instances()}

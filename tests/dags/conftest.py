@@ -107,11 +107,16 @@ class Worker:
         conf: dict[str, Any],
         dag: str = "nightly_retraining",
         environment: dict[str, str] | None = None,
+        mark_success: str | None = None,
     ) -> None:
-        """Runs a DAG for a date; `environment` is changed for this run."""
+        """Runs a DAG for a date; `environment` is changed for this run.
+
+        Tasks that match `mark_success` do not run and count as successful.
+        """
         assert self.process.stdin is not None
-        request = {"logical_date": logical_date, "conf": conf, "dag": dag}
-        line = json.dumps(request | {"environment": environment or {}})
+        request: dict[str, Any] = {"logical_date": logical_date, "conf": conf, "dag": dag}
+        request |= {"environment": environment or {}, "mark_success": mark_success}
+        line = json.dumps(request)
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-WORDS = "jobs.interactions: ContractError: found mud; expected gold; fix: the river"
+WORDS = "trainer.recommendations: ContractError: found mud; expected gold; fix: the river"
 MUD = f"print({WORDS!r}, file=sys.stderr); sys.exit(65)"
 EXPLAIN = """
 import json, sys
@@ -28,11 +28,26 @@ def told(root: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def fail(run_night):
-    """Runs a night whose first stage finds mud: the others wait, which keeps these nights short."""
+def end(worker):
+    """Runs only the last task of a night, its stage a program of the test."""
 
-    def fail(logical_date: str = "2017-10-30", **arguments: Any) -> dict[str, Any]:
-        return run_night(logical_date, toys={"interactions": MUD}, **arguments)
+    def end(
+        program: str, logical_date: str | None = "2017-10-30", environment: dict | None = None
+    ) -> dict[str, Any]:
+        (worker.root / "recommendations.py").write_text(program)
+        others = "(?!recommendations)[a-z_]+"
+        worker.start(logical_date, {}, environment=environment, mark_success=others)
+        return worker.result()
+
+    return end
+
+
+@pytest.fixture
+def fail(end):
+    """Runs a night whose last stage finds mud."""
+
+    def fail(logical_date: str = "2017-10-30", environment: dict | None = None) -> dict[str, Any]:
+        return end(MUD, logical_date, environment)
 
     return fail
 
@@ -42,12 +57,12 @@ def test_op21_an_alert_carries_run_date_reason_log_link_and_runbook_entry(fail, 
     (alert,) = told(worker.root)
     assert alert.pop("at").endswith("+00:00")
     assert "/runs/" in alert["log"] and alert.pop("log").endswith(
-        "/tasks/interactions?try_number=1"
+        "/tasks/recommendations?try_number=1"
     )
     assert alert == {
-        "title": "Penumbra: interactions of 2017-10-30 failed: ContractError",
+        "title": "Penumbra: recommendations of 2017-10-30 failed: ContractError",
         "dag": "nightly_retraining",
-        "task": "interactions",
+        "task": "recommendations",
         "run": result["run_id"],
         "night": "2017-10-30",
         "error": "ContractError",
@@ -56,26 +71,19 @@ def test_op21_an_alert_carries_run_date_reason_log_link_and_runbook_entry(fail, 
     }
 
 
-def test_op21_the_same_night_failing_again_alerts_no_more_until_it_has_succeeded(
-    fail, run_night, worker
-):
+def test_op21_the_same_night_failing_again_alerts_no_more_until_it_has_succeeded(fail, end, worker):
     fail()
     assert "no alert: the incident is open since" in fail()["log"]
     assert len(told(worker.root)) == 1
-    # The task has succeeded, then the next one ends the night.
-    run_night(toys={"interactions": "", "health": MUD.replace("jobs.interactions", "jobs.health")})
+    assert end("")["state"] == "success"
     fail()
-    assert [alert["task"] for alert in told(worker.root)] == [
-        "interactions",
-        "health",
-        "interactions",
-    ]
+    assert len(told(worker.root)) == 2
 
 
-def test_op21_another_night_or_another_error_is_another_incident(fail, run_night, worker):
+def test_op21_another_night_or_another_error_is_another_incident(fail, end, worker):
     fail()
     fail("2017-10-29")
-    run_night(toys={"interactions": MUD.replace("ContractError", "HealthError")})
+    end(MUD.replace("ContractError", "HealthError"))
     assert [(a["night"], a["error"]) for a in told(worker.root)] == [
         ("2017-10-30", "ContractError"),
         ("2017-10-29", "ContractError"),
@@ -83,22 +91,22 @@ def test_op21_another_night_or_another_error_is_another_incident(fail, run_night
     ]
 
 
-def test_op21_all_tries_of_a_task_are_one_alert(run_night, worker):
-    assert run_night(toys={"interactions": "sys.exit(1)"})["tries"]["interactions"] == 2
+def test_op21_all_tries_of_a_task_are_one_alert(end, worker):
+    assert end("sys.exit(1)")["tries"]["recommendations"] == 2
     (alert,) = told(worker.root)
     assert alert["error"] == "StageCrashed"
-    assert "jobs.interactions of 2017-10-30 ended with 1" in alert["reason"]
+    assert "trainer.recommendations of 2017-10-30 ended with 1" in alert["reason"]
 
 
-def test_a_try_that_mends_itself_alerts_nobody(run_night, worker):
+def test_a_try_that_mends_itself_alerts_nobody(end, worker):
     once = "f = root / 'once'; c = f.exists(); f.touch(); sys.exit(0 if c else 1)"
-    toys = {"interactions": once, "health": MUD.replace("jobs.interactions", "jobs.health")}
-    run_night(toys=toys)
-    assert [alert["task"] for alert in told(worker.root)] == ["health"]
+    result = end(once)
+    assert (result["state"], result["tries"]["recommendations"]) == ("success", 2)
+    assert told(worker.root) == []
 
 
-def test_a_run_without_a_date_alerts_too(run_night, worker):
-    run_night(None)
+def test_a_run_without_a_date_alerts_too(end, worker):
+    end("", None)
     (alert,) = told(worker.root)
     assert (alert["night"], alert["error"]) == ("undated", "UsageError")
 
@@ -107,7 +115,7 @@ def test_a_webhook_gets_the_alert_with_the_connections_token(fail, webhook):
     fail(environment=webhook.environment)
     ((headers, body),) = webhook.received
     assert headers["Authorization"] == "Bearer s3cret"
-    assert body["text"].startswith("Penumbra: interactions of 2017-10-30 failed: ContractError:")
+    assert body["text"].startswith("Penumbra: recommendations of 2017-10-30 failed: ContractError:")
     assert body["runbook"] == "docs/runbook.md#contracterror"
 
 
@@ -115,7 +123,6 @@ def test_what_could_not_be_delivered_is_told_again_by_the_next_failure(fail, web
     webhook.status = 503
     assert "Failed to send notification" in fail(environment=webhook.environment)["log"]
     webhook.status = 200
-    fail(environment=webhook.environment)
     fail(environment=webhook.environment)
     assert len(webhook.received) == 2
 
@@ -125,8 +132,8 @@ def test_e_mail_goes_to_every_address_with_the_nights_own_words(fail, mailbox):
     fail("2017-10-29", environment=mailbox.environment)
     first, second = mailbox.received
     assert first["To"] == "a@example.com, b@example.com"
-    assert first["Subject"] == "Penumbra: interactions of 2017-10-30 failed: ContractError"
-    assert second["Subject"] == "Penumbra: interactions of 2017-10-29 failed: ContractError"
+    assert first["Subject"] == "Penumbra: recommendations of 2017-10-30 failed: ContractError"
+    assert second["Subject"] == "Penumbra: recommendations of 2017-10-29 failed: ContractError"
     html = second.get_payload(0).get_payload(decode=True).decode()
     assert "ContractError: found mud" in html and "docs/runbook.md#contracterror" in html
 
