@@ -103,10 +103,10 @@ def publish(
         notes=run.notes,
     )
     for file in (*files, *others):
-        _fsync(file)
+        fsync(file)
     text = json.dumps(asdict(manifest), indent=1)
     _write_durably(run.path / MANIFEST, text)
-    _fsync(run.path)
+    fsync(run.path)
     _move_pointer(run, file_sha256(run.path / MANIFEST))
     return Partition(run.contract, run.path, manifest)
 
@@ -133,15 +133,16 @@ def _move_pointer(run: Draft, manifest_sha256: str) -> None:
         text = json.dumps({"run": run.token, "manifest_sha256": manifest_sha256})
         _write_durably(folder / f".{POINTER}.{run.token}", text)
         (folder / f".{POINTER}.{run.token}").replace(folder / POINTER)
-        _fsync(folder)
+        fsync(folder)
 
 
 def _write_durably(path: Path, text: str) -> None:
     path.write_text(text)
-    _fsync(path)
+    fsync(path)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Makes a file, or the names in a folder, survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

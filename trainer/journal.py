@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from schemas.errors import RegistryError
-from schemas.publishing import locked
+from schemas.publishing import fsync, locked
 
 LOCK_FILE, JOURNAL_FILE = "registry.lock", "registry.jsonl"
 
@@ -106,7 +106,7 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         if is_new:
-            _fsync_folder(self.root)
+            fsync(self.root)
         return entry
 
     def pending(self) -> Entry | None:
@@ -135,11 +135,3 @@ class Journal:
             "a journal that was only ever appended",
             f"restore {self.path} from a backup",
         )
-
-
-def _fsync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

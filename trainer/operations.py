@@ -21,8 +21,6 @@ from trainer.registry import PREVIOUS, Registry
 from trainer.versions import CHAMPION, Version
 
 OPERATOR = "operator"
-HELD = "the registry is held"
-"""How the reason of a decision begins that only a hold kept from being a promotion."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +165,8 @@ def gate_record(registry: Registry, version: Version) -> Row | None:
 
 
 def has_passed(record: Row) -> bool:
-    """Whether the gate would have promoted, had the registry not been held."""
-    return record["outcome"] == "promote" or record["reason"].startswith(HELD)
+    """Whether the gate passed it, though a hold or a dry run may have kept it from serving."""
+    return bool(record["verdict"] == "promote")
 
 
 def _passing_record(registry: Registry, version: Version) -> Row:

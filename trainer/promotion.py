@@ -30,7 +30,7 @@ from trainer.canary import with_canary
 from trainer.gate import Decision, decide
 from trainer.journal import Journal
 from trainer.ledger import Row, decisions, last_promotion
-from trainer.operations import HELD, exclusive, move
+from trainer.operations import exclusive, move
 from trainer.registry import CANDIDATE, Registry
 from trainer.versions import CHAMPION, Version
 
@@ -205,8 +205,8 @@ def _held(decision: Decision, journal: Journal) -> Decision:
     hold = journal.hold()
     if decision.outcome != "promote" or hold is None:
         return decision
-    reason = f"{HELD} since the {hold.action} of {hold.at} ({hold.reason}); the gate passed"
-    return replace(decision, outcome="hold", reason=f"{reason}: {decision.reason}")
+    held = f"the registry is held since the {hold.action} of {hold.at} ({hold.reason})"
+    return replace(decision, outcome="hold", reason=f"{held}; the gate passed: {decision.reason}")
 
 
 def _move(registry: Registry, journal: Journal, candidate: Version, decided: Row) -> None:
