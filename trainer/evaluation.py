@@ -34,6 +34,7 @@ from trainer.baselines import BASELINES, ScoreUsers
 from trainer.histories import Histories
 from trainer.holdout import Card, Holdout, holdout_of, score_holdout
 from trainer.ledger import opponent
+from trainer.operations import exclusive
 from trainer.registry import Registry
 from trainer.scorer import Scorer
 from trainer.slices import slices_of
@@ -189,7 +190,9 @@ def has_seen_holdout(trained_until: date | None, ds: date, settings: Settings) -
 def _champion(root: Path, ds: date, settings: Settings, checkpoint: Partition) -> Version | None:
     (row,) = checkpoint.read(["weights_sha256", "trained_until"]).to_pylist()
     registry = Registry(root, settings)
-    return opponent(registry, ds, row["weights_sha256"], row["trained_until"])
+    # A move that a killed promotion left half-done is finished before anyone is compared with it.
+    with exclusive(registry):
+        return opponent(registry, ds, row["weights_sha256"], row["trained_until"])
 
 
 def _inputs(root: Path, ds: date, settings: Settings) -> list[Input]:

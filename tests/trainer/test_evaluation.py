@@ -21,6 +21,7 @@ from trainer.evaluation import (
     main,
 )
 from trainer.histories import from_lists
+from trainer.journal import Journal
 from trainer.tracking import track
 from trainer.versions import CHAMPION
 
@@ -130,6 +131,18 @@ def test_op10_the_champion_is_scored_anew_on_the_same_holdout(night, champion):
 def test_the_champion_is_an_input(night, champion):
     (found,) = [i for i in STAGE.inputs(night.root, DS, Settings()) if i.table == "champion"]
     assert (found.run, found.digest) == ("1", champion.weights_sha256)
+
+
+def test_op07_a_move_that_was_interrupted_is_finished_before_a_night_is_compared(
+    night, champion, registry, items, publish_model
+):
+    newer = registry.register(publish_model(items, seed=3), items)
+    publish_model(items)
+    # The intent is all that a promotion had written when it was killed.
+    Journal(registry.root).append("promote", "intent", "night", "better", newer.number, 1)
+    (found,) = [i for i in STAGE.inputs(night.root, DS, Settings()) if i.table == "champion"]
+    assert found == newer.as_input()
+    assert registry.champion() == newer
 
 
 def test_op10_models_that_have_seen_the_holdout_are_noted(
