@@ -15,7 +15,7 @@ from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
 from schemas.items import ITEMS
 from schemas.partitions import Manifest, find, get
-from schemas.promotions import PROMOTIONS
+from schemas.promotions import read_ledger
 from schemas.recommendations import RECOMMENDATIONS
 from schemas.reference import CHAIN
 from schemas.scorecards import SCORECARDS
@@ -144,8 +144,7 @@ def _num_users(cards: Mapping[tuple[str, bool, str], dict], exclude_seen: bool) 
 
 
 def _decision_lines(root: Path, ds: date) -> Iterator[str]:
-    decisions = get(root, PROMOTIONS, ds).read().to_pylist()
-    last = decisions[-1]
+    last = read_ledger(root, ds)[-1]
     before = last["champion_version"]
     yield (
         f"Gate{' (dry run)' if last['mode'] == 'dry_run' else ''}: "
@@ -155,6 +154,8 @@ def _decision_lines(root: Path, ds: date) -> Iterator[str]:
     for rule in json.loads(last["rules"]):
         yield f"  {rule['result']:10}  {rule['rule']}: {rule['about']}"
     yield f"  because {last['reason']}"
+    if last["outcome"] == "awaiting":
+        yield "  awaiting approval: a person answers in Airflow, under Required Actions"
     yield f"Champion: version {_champion(root, ds)}"
 
 

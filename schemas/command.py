@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,7 +35,8 @@ class Stage:
     """What a stage's program declares about itself.
 
     `inputs` resolves everything it will read, verified; `settings` are the sections it uses.
-    `always` stages decide by themselves whether anything is left to do.
+    `always` stages decide by themselves whether anything is left to do; `options` adds arguments
+    of the stage's own to its command line.
     """
 
     module: str
@@ -44,6 +45,7 @@ class Stage:
     inputs: Callable[[Path, date, Settings], Sequence[Input]]
     settings: tuple[str, ...]
     always: bool = False
+    options: Callable[[argparse.ArgumentParser], Any] = lambda parser: None
 
 
 @dataclass
@@ -57,6 +59,8 @@ class Night:
     fingerprint: str
     token: str
     started: float
+    options: argparse.Namespace = field(default_factory=argparse.Namespace)
+    """The whole command line, with the stage's own arguments."""
 
     def draft(self, contract: Contract, ds: date | None = None) -> Draft:
         """A new run's folder for a table, by default of this night's date."""
@@ -114,7 +118,7 @@ def _run(stage: Stage, main: Callable[[Night], Any], arguments: argparse.Namespa
         for partition in filter(None, published):
             print(closing_line(partition, "unchanged since"), flush=True)
         return
-    main(Night(root, ds, settings, inputs, fingerprint, token, started))
+    main(Night(root, ds, settings, inputs, fingerprint, token, started, arguments))
 
 
 def _fingerprint(stage: Stage, settings: Settings, inputs: Sequence[Input]) -> str:
@@ -140,6 +144,7 @@ def _parse(stage: Stage) -> argparse.Namespace:
     parser.add_argument("--root", default="var", type=Path, help="folder of all tables (var)")
     parser.add_argument("--settings", type=Path, help="a TOML file (pipeline.toml)")
     parser.add_argument("--force", action="store_true", help="work even where nothing changed")
+    stage.options(parser)
     return parser.parse_args()
 
 

@@ -144,6 +144,11 @@ class GateSettings(Frozen):
     """Longest time from the start of the canary's imports to a loaded model."""
     max_latency_ms: float = Field(1000.0, gt=0)
     """Longest time of a prediction for one user, at the 95th percentile."""
+    approval: Literal["none", "required"] = "none"
+    """With required, a person must approve in Airflow what the gate lets pass; part of the DAG's
+    shape, so no single run can change it."""
+    approval_timeout_hours: float = Field(12.0, gt=0)
+    """How long an answer is waited for; without one the champion stays. The next night waits."""
 
 
 class RecommendationsSettings(Frozen):

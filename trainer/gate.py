@@ -32,7 +32,9 @@ COVERAGE = "coverage@10"
 SLICES = ("new_users", "light_users", "tail_items")
 """Slices with a limit, `<slice>_margin` in the settings."""
 
-Outcome = Literal["promote", "hold", "inconclusive"]
+Verdict = Literal["promote", "hold", "inconclusive"]
+Outcome = Verdict | Literal["awaiting"]
+"""What follows from a verdict; a promotion may be awaiting a person's approval."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Decision:
     """What follows, what the rules say, why, and every rule that was tried."""
 
     outcome: Outcome
-    verdict: Outcome
-    """The outcome, if it were not for a dry run."""
+    verdict: Verdict
+    """The outcome, if it were not for a dry run, a hold or an approval."""
     reason: str
     rules: list[Rule]
 
@@ -96,7 +98,7 @@ def decide(
 
 def _decision(rules: list[Rule], champion: Version | None, settings: GateSettings) -> Decision:
     results = {rule.result for rule in rules}
-    verdict: Outcome = "promote"
+    verdict: Verdict = "promote"
     reason = _why_promoted(rules, champion)
     if "failed" in results:
         verdict, reason = "hold", named(rules, "failed")
@@ -104,7 +106,7 @@ def _decision(rules: list[Rule], champion: Version | None, settings: GateSetting
         verdict, reason = "inconclusive", named(rules, "unclear")
     if settings.mode == "enforce":
         return Decision(verdict, verdict, reason, rules)
-    outcome: Outcome = "hold" if verdict == "promote" else verdict
+    outcome: Verdict = "hold" if verdict == "promote" else verdict
     return Decision(outcome, verdict, f"dry run, the rules say {verdict}: {reason}", rules)
 
 

@@ -4,27 +4,66 @@ A night that is run again must meet the champion it met the first time; otherwis
 would change merely because the registry has moved on since.
 """
 
-from datetime import date
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from schemas.partitions import find, published_dates
-from schemas.promotions import PROMOTIONS
+import pyarrow as pa
+
+from schemas.command import Night
+from schemas.errors import RegistryError
+from schemas.partitions import Input, Partition
+from schemas.promotions import PROMOTIONS, find_ledger, ledger_dates, read_ledger
 from trainer.registry import Registry
 from trainer.versions import Version
 
 Row = dict[str, Any]
 
+decisions = read_ledger
 
-def decisions(root: Path, ds: date) -> list[Row]:
-    """Rows of one night's ledger, oldest first; none where nothing was decided."""
-    partition = find(root, PROMOTIONS, ds)
-    return partition.read().to_pylist() if partition else []
+DECIDED_WITH = "settings_digest"
+"""Note in the ledger's manifest: digest of the settings of the newest decision."""
+TICK = timedelta(microseconds=1)
+"""Least distance of two decisions, also where the clock was set back between them."""
+
+
+def append(night: Night, row: Row, settings: Sequence[str], read: Sequence[Input]) -> Row:
+    """Adds a row to the night's ledger, publishes it and returns the row with its `decided_at`.
+
+    Args:
+        night: Whose ledger it is.
+        row: A decision, all columns but `decided_at`.
+        settings: Sections that the decision depends on.
+        read: What was read besides the night's inputs and the ledger itself.
+
+    Raises:
+        RegistryError: The published ledger lacks an earlier row.
+    """
+    before, earlier = find_ledger(night.root, night.ds), decisions(night.root, night.ds)
+    decided_at = max([datetime.now(UTC), *(r["decided_at"] + TICK for r in earlier)])
+    row = {**row, "decided_at": decided_at}
+    ledger = night.draft(PROMOTIONS)
+    ledger.notes[DECIDED_WITH] = night.settings.digest(settings)
+    ledger.write(pa.Table.from_pylist([*earlier, row], schema=PROMOTIONS.schema))
+    inputs = [*night.inputs, *([before.as_input()] if before else []), *read]
+    _refuse_lost_rows(night.publish(ledger, inputs=inputs), [*earlier, row])
+    return row
+
+
+def _refuse_lost_rows(partition: Partition, expected: Sequence[Row]) -> None:
+    found = partition.read().num_rows
+    if partition.read().to_pylist() != list(expected):
+        raise RegistryError(
+            f"a ledger of {found} rows that lacks earlier decisions",
+            f"the {len(expected)} rows decided so far, unchanged",
+            f"point {partition.path.parent} back to the run before {partition.manifest.run}",
+        )
 
 
 def last_promotion(root: Path) -> Row | None:
     """The newest decision to promote, of any night."""
-    rows = [row for ds in published_dates(root, PROMOTIONS) for row in decisions(root, ds)]
+    rows = [row for ds in ledger_dates(root) for row in decisions(root, ds)]
     promotions = [row for row in rows if row["outcome"] == "promote"]
     return max(promotions, key=lambda row: row["decided_at"], default=None)
 
@@ -60,7 +99,7 @@ def served(registry: Registry, ds: date) -> Version | None:
     this night's own decision left in place.
     """
     decided = decisions(registry.root, ds)
-    if not decided or published_dates(registry.root, PROMOTIONS)[-1] <= ds:
+    if not decided or ledger_dates(registry.root)[-1] <= ds:
         return registry.champion()
     last = decided[-1]
     is_promoted = last["outcome"] == "promote"

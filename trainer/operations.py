@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from schemas.errors import RegistryError, UsageError
-from schemas.partitions import published_dates
-from schemas.promotions import PROMOTIONS
+from schemas.promotions import ledger_dates
 from trainer.journal import Action, Entry, Journal, lock
 from trainer.ledger import Row, decisions
 from trainer.registry import PREVIOUS, Registry
@@ -156,7 +155,7 @@ def gate_record(registry: Registry, version: Version) -> Row | None:
     """The newest decision on a version, None where the gate never saw it."""
     rows = [
         row
-        for ds in published_dates(registry.root, PROMOTIONS)
+        for ds in ledger_dates(registry.root)
         for row in decisions(registry.root, ds)
         if row["candidate_version"] == version.number
         and row["candidate_digest"] == version.weights_sha256
@@ -165,7 +164,7 @@ def gate_record(registry: Registry, version: Version) -> Row | None:
 
 
 def has_passed(record: Row) -> bool:
-    """Whether the gate passed it, though a hold or a dry run may have kept it from serving."""
+    """Whether the gate passed it, though a hold, a dry run or a person may have kept it back."""
     return bool(record["verdict"] == "promote")
 
 

@@ -3,46 +3,40 @@
 One promotion at a time holds the registry's lock. The decision is in the ledger before an alias
 moves, and the move is in the journal before and after it (`trainer/operations.py`); a run that was
 interrupted after the decision is finished by the next one. A night that was decided already stays
-decided. While the registry is held, nothing is promoted.
+decided. While the registry is held, nothing is promoted. With `gate.approval = "required"` what
+passed awaits a person's answer, and `--answer` takes it (`trainer/approval.py`).
 
 Reads:    checkpoints, items, sequences, scorecards, the registered champion, its journal
 Writes:   promotions (one more row), aliases and tags in the model registry, its journal
 If late:  yesterday's champion keeps serving.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
-
-import pyarrow as pa
 
 from schemas.checkpoints import CHECKPOINTS
 from schemas.command import Night, Stage, run
 from schemas.errors import RegistryError
 from schemas.items import ITEMS
-from schemas.partitions import Input, Partition, find, get
-from schemas.promotions import PROMOTIONS
+from schemas.partitions import Input, Partition, get
+from schemas.promotions import PROMOTIONS, find_ledger
 from schemas.scorecards import SCORECARDS
 from schemas.sequences import SEQUENCES
 from schemas.settings import Settings
+from trainer.approval import Answer, add_options, answer_of, answered, awaiting
 from trainer.canary import with_canary
 from trainer.gate import Decision, decide
 from trainer.journal import Journal
-from trainer.ledger import Row, decisions, last_promotion
+from trainer.ledger import DECIDED_WITH, Row, append, decisions, last_promotion
 from trainer.operations import exclusive, move
 from trainer.registry import CANDIDATE, Registry
 from trainer.versions import CHAMPION, Version
-
-DECIDED_WITH = "settings_digest"
-"""Note in the ledger's manifest: digest of the settings of the newest decision."""
 
 STAGE_SETTINGS = ("gate", "evaluation", "recommendations")
 TAGS: tuple[str, ...] = ("outcome", "verdict", "mode", "reason", "rules", "decided_at")
 TAGS += ("scorecards_digest", "holdout_digest")
 """Columns of the ledger that are tags of the model version too."""
-TICK = timedelta(microseconds=1)
-"""Least distance of two decisions, also where the clock was set back between them."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +78,7 @@ STAGE = Stage(
     inputs=_inputs,
     settings=STAGE_SETTINGS,
     always=True,
+    options=add_options,
 )
 
 
@@ -107,9 +102,17 @@ def promote(night: Night, registry: Registry, journal: Journal) -> str:
         RegistryError: The scorecards are of another candidate or another champion.
     """
     case, champion = _case(night), registry.champion()
-    decided = _standing_decision(night, case, champion)
+    decided, answer = _standing_decision(night, case, champion), answer_of(night.options)
+    if decided and decided["outcome"] == "awaiting" and answer:
+        return _answer(night, registry, journal, decided, answer)
     if decided:
-        return _finish(registry, journal, decided, champion)
+        return _finish(night, registry, journal, decided)
+    if answer:
+        raise RegistryError(
+            "an answer to no decision on these weights and scorecards with these settings",
+            "one to a decision that awaits it",
+            f"run python -m trainer.promotion --ds {night.ds} without an answer",
+        )
     if champion and champion.weights_sha256 == case.weights_sha256:
         return "unchanged, the candidate is champion"
     _refuse_other_champion(case, champion)
@@ -124,6 +127,7 @@ def promote(night: Night, registry: Registry, journal: Journal) -> str:
         has_seen_holdout=case.has_seen_holdout,
     )
     decision = _held(with_canary(decision, night, registry, candidate), journal)
+    decision = awaiting(decision, night.settings)
     row = record(night, case, candidate, champion, decision)
     registry.tag(candidate, {name: str(row[name]) for name in TAGS})
     if decision.outcome == "promote":
@@ -134,15 +138,12 @@ def promote(night: Night, registry: Registry, journal: Journal) -> str:
 def record(
     night: Night, case: Case, candidate: Version, champion: Version | None, decision: Decision
 ) -> Row:
-    """Adds a row to the night's ledger, publishes it and returns the row.
+    """Adds a decision to the night's ledger, publishes it and returns the row.
 
     Raises:
         RegistryError: The published ledger lacks an earlier row.
     """
-    before = find(night.root, PROMOTIONS, night.ds)
-    earlier = decisions(night.root, night.ds)
     row: Row = {
-        "decided_at": max([datetime.now(UTC), *(r["decided_at"] + TICK for r in earlier)]),
         "candidate_version": candidate.number,
         "candidate_digest": candidate.weights_sha256,
         "champion_version": champion.number if champion else None,
@@ -153,15 +154,9 @@ def record(
         "rules": decision.rules_json(),
         "holdout_digest": case.scorecards.read(["holdout_digest"])["holdout_digest"][0].as_py(),
         "scorecards_digest": case.scorecards.manifest.content_digest,
+        "answered_by": None,
     }
-    ledger = night.draft(PROMOTIONS)
-    ledger.notes[DECIDED_WITH] = night.settings.digest(STAGE_SETTINGS)
-    ledger.write(pa.Table.from_pylist([*earlier, row], schema=PROMOTIONS.schema))
-    read = [before.as_input()] if before else []
-    read += [champion.as_input()] if champion else []
-    partition = night.publish(ledger, inputs=[*night.inputs, *read])
-    _refuse_lost_rows(partition, [*earlier, row])
-    return row
+    return append(night, row, STAGE_SETTINGS, [champion.as_input()] if champion else [])
 
 
 def _case(night: Night) -> Case:
@@ -195,7 +190,8 @@ def _standing_decision(night: Night, case: Case, champion: Version | None) -> Ro
     ]
     if not same or same[-1]["outcome"] == "promote":
         return same[-1] if same else None
-    ledger = get(night.root, PROMOTIONS, night.ds)
+    ledger = find_ledger(night.root, night.ds)
+    assert ledger is not None
     is_same_gate = ledger.manifest.notes[DECIDED_WITH] == night.settings.digest(STAGE_SETTINGS)
     return same[-1] if is_same_gate or _is_newer(champion, case) else None
 
@@ -219,17 +215,34 @@ def _decision(candidate: Version, decided: Row) -> str:
     return f"night {candidate.ds}, decided {decided['decided_at'].isoformat()}"
 
 
-def _finish(registry: Registry, journal: Journal, decided: Row, champion: Version | None) -> str:
+def _answer(
+    night: Night, registry: Registry, journal: Journal, decided: Row, answer: Answer
+) -> str:
+    """Takes a person's answer: into the ledger first, then, where it promotes, the aliases."""
+    champion, candidate = registry.champion(), registry.get(decided["candidate_version"])
+    row = answered(decided, answer, champion, journal, night.settings)
+    if row["outcome"] == "promote":
+        registry.download(candidate)  # days may have passed since the canary
+    row = append(night, row, STAGE_SETTINGS, [champion.as_input()] if champion else [])
+    registry.tag(candidate, {name: str(row[name]) for name in TAGS})
+    if row["outcome"] == "promote" and champion != candidate:
+        _move(registry, journal, candidate, row)
+    return f"{row['outcome']} version {candidate.number}: {row['reason']}"
+
+
+def _finish(night: Night, registry: Registry, journal: Journal, decided: Row) -> str:
     """Moves the aliases of a promotion that was decided and then interrupted.
 
-    Not where it has moved them before and was rolled back, nor while the registry is held.
+    Not where it has moved them before and was rolled back, nor while the registry is held, nor
+    where approval has become required since.
     """
-    candidate = registry.get(decided["candidate_version"])
+    champion, candidate = registry.champion(), registry.get(decided["candidate_version"])
     registry.tag(candidate, {name: str(decided[name]) for name in TAGS})
     number = champion.number if champion else None
     has_moved = _decision(candidate, decided) in {entry.by for entry in journal.moves()}
+    is_approved = night.settings.gate.approval == "none" or decided["answered_by"] is not None
     is_open = not has_moved and journal.hold() is None and decided == last_promotion(registry.root)
-    if is_open and number == decided["champion_version"] != candidate.number:
+    if is_approved and is_open and number == decided["champion_version"] != candidate.number:
         _move(registry, journal, candidate, decided)
         return f"promote version {candidate.number}, finished after an interruption"
     return f"unchanged, {decided['outcome']} of version {candidate.number} stands"
@@ -247,16 +260,6 @@ def _refuse_other_champion(case: Case, champion: Version | None) -> None:
     if found != current and not _is_newer(champion, case):
         raise RegistryError(
             f"scorecards against champion {found}", f"the current champion, {current}", case.rerun
-        )
-
-
-def _refuse_lost_rows(partition: Partition, expected: Sequence[Row]) -> None:
-    found = partition.read().num_rows
-    if partition.read().to_pylist() != list(expected):
-        raise RegistryError(
-            f"a ledger of {found} rows that lacks earlier decisions",
-            f"the {len(expected)} rows decided so far, unchanged",
-            f"point {partition.path.parent} back to the run before {partition.manifest.run}",
         )
 
 

@@ -167,3 +167,10 @@ def test_digests_tell_whether_anything_was_published_anew(root, publish_rows):
     assert digests(root, [DS]) == before
     publish_rows(ITEMS, [PLUM])
     assert digests(root, [DS]) != before
+
+
+def test_what_awaits_a_person_says_so(root, publish_rows):
+    publish_rows(PROMOTIONS, [DECISION | {"outcome": "awaiting"}])
+    screen = screen_of(show_night, root)
+    assert "Gate: awaiting version 2 (champion was" in screen
+    assert "awaiting approval: a person answers in Airflow, under Required Actions" in screen
