@@ -29,7 +29,9 @@ from schemas.publishing import locked
 from schemas.settings import AlertsSettings
 
 CRASHED, TIMED_OUT, LOST = "StageCrashed", "TaskTimedOut", "TaskLost"
-NAMES = (CRASHED, TIMED_OUT, LOST, *sorted(error.__name__ for error in error_classes()))
+AWAITED = "ApprovalAwaited"
+"""Nothing failed: a person is asked (`dags/approval.py`)."""
+NAMES = (CRASHED, TIMED_OUT, LOST, AWAITED, *sorted(error.__name__ for error in error_classes()))
 """What an alert can be called; each is a heading of the runbook."""
 
 LOG, OPEN = "alerts.jsonl", "open"

@@ -15,6 +15,9 @@ A task that fails for good is told of once (`dags/alerts.py`), with its entry in
 that two runs, of whatever DAG, never decide at once. Make the pool where you install this
 (`airflow pools set promotion 1 "one gate decision at a time"`): without it Airflow leaves the
 task waiting. All other tasks share `default_pool`, which only bounds the load of the host.
+
+With `gate.approval = "required"`, `decision` stands where `promotion` was, `approval` asks a person
+about what the gate let pass (`dags/approval.py`), and `promotion` takes the answer.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -23,6 +26,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable
 
 from dags.alerts import Alerts
+from dags.approval import AnsweredOperator, AskOperator, Request
 from dags.installation import PROJECT, ROOT, SETTINGS_FILE, documentation
 from dags.night_params import night_params
 from dags.stage_operator import StageOperator
@@ -35,10 +39,12 @@ settings = load(SETTINGS_FILE)
 alerts = Alerts(ROOT, settings.alerts)
 
 
-def stage(module: str, **arguments: Any) -> StageOperator:
+def stage(
+    module: str, operator: type[StageOperator] = StageOperator, **arguments: Any
+) -> StageOperator:
     """The task of one stage; its documentation and its tables are those of the module."""
-    return StageOperator(
-        task_id=module.split(".")[-1],
+    arguments.setdefault("task_id", module.split(".")[-1])
+    return operator(
         module=module,
         folder=PROJECT,
         root=ROOT,
@@ -81,8 +87,15 @@ with DAG(
     soft_targets = stage("jobs.soft_targets")
     training = stage("trainer.training")
     evaluation = stage("trainer.evaluation")
-    promotion = stage("trainer.promotion", pool=PROMOTION_POOL)
+    if settings.gate.approval == "required":
+        decision = stage("trainer.promotion", task_id="decision", pool=PROMOTION_POOL)
+        approval = AskOperator(root=ROOT, notifiers=Request(ROOT, settings.alerts))
+        promotion = stage("trainer.promotion", AnsweredOperator, pool=PROMOTION_POOL)
+        decision >> approval >> promotion << decision
+    else:
+        decision = promotion = stage("trainer.promotion", pool=PROMOTION_POOL)
     recommendations = stage("trainer.recommendations")
 
     interactions >> health >> items >> sequences >> item_graph >> soft_targets
-    soft_targets >> training >> evaluation >> promotion >> recommendations
+    soft_targets >> training >> evaluation >> decision
+    promotion >> recommendations

@@ -86,7 +86,7 @@ class StageOperator(BaseOperator):
             raise AirflowFailException(f"{type(error).__name__}: {error}") from None
         for asset in self.outlets:
             context["outlet_events"][asset].extra = {"ds": ds.isoformat()}
-        exit_code, last_line = self._run(ds, params)
+        exit_code, last_line = self._run(ds, params, self.arguments(context))
         if exit_code:
             may_skip = self.may_skip_day and params["events.missing_day"] == "skip"
             self._raise(exit_code, last_line, ds, may_skip)
@@ -100,16 +100,21 @@ class StageOperator(BaseOperator):
         given, logical_date = context["params"]["ds"], context.get("logical_date")
         return night_date.resolve(given, logical_date, now=datetime.now(UTC))
 
+    def arguments(self, context: Any) -> list[str]:
+        """Arguments of the stage's own, for a subclass to give."""
+        return []
+
     def on_kill(self) -> None:
         """Ends the stage and all that it started."""
         if self._group is not None:
             self._group.stop()
 
-    def _run(self, ds: date, params: Any) -> tuple[int, str]:
+    def _run(self, ds: date, params: Any, own: list[str]) -> tuple[int, str]:
         command = [os.environ.get(PYTHON_VARIABLE, sys.executable), "-m", self.module]
         command += ["--ds", ds.isoformat(), "--root", str(self.root)]
         command += ["--settings", str(self.settings_file)]
         command += ["--force"] if params.get("force") else []
+        command += own
         changed = overrides(params, self.settings)
         environment = os.environ | changed | {PARENT_VARIABLE: str(os.getpid())}
         self.log.info("%s started: %s", self.task_id, _as_typed(changed, command))

@@ -7,6 +7,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from answering import answering
+
 from dags.embedded import prepare
 
 
@@ -23,6 +25,10 @@ for line in sys.stdin:
         logical_date = datetime.fromisoformat(logical_date).replace(tzinfo=UTC)
     own = dict(os.environ)
     os.environ |= request["environment"]
+    seen: dict[str, Any] = {}
+    if request["answer"] is not None:
+        answering(request["answer"], seen)
+    importlib.reload(importlib.import_module("dags.installation"))
     # Inside one process, Airflow writes a run's values into the params of DAG and tasks.
     dag = importlib.reload(importlib.import_module(f"dags.{request['dag']}")).dag
     run = dag.test(
@@ -36,6 +42,7 @@ for line in sys.stdin:
     answer(
         run_id=run.run_id,
         state=str(run.state),
+        seen=seen,
         tasks={name: str(task.state) for name, task in tasks.items()},
         tries={name: task.try_number for name, task in tasks.items()},
     )

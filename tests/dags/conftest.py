@@ -108,14 +108,17 @@ class Worker:
         dag: str = "nightly_retraining",
         environment: dict[str, str] | None = None,
         mark_success: str | None = None,
+        answer: dict[str, Any] | None = None,
     ) -> None:
         """Runs a DAG for a date; `environment` is changed for this run.
 
-        Tasks that match `mark_success` do not run and count as successful.
+        Tasks that match `mark_success` do not run and count as successful. A task that waits for
+        a person gets `answer` (tests/dags/answering.py).
         """
         assert self.process.stdin is not None
         request: dict[str, Any] = {"logical_date": logical_date, "conf": conf, "dag": dag}
         request |= {"environment": environment or {}, "mark_success": mark_success}
+        request |= {"answer": answer}
         line = json.dumps(request)
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()

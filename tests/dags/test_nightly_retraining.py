@@ -11,11 +11,13 @@ import pytest
 from schemas.settings import properties
 
 PROJECT = Path(__file__).parent.parent.parent
+BEFORE = ("interactions", "health", "items", "sequences", "item_graph", "soft_targets", "training")
 
 DESCRIBE = """
-import json, sys
+import importlib, json, os, sys
 from datetime import UTC, datetime, timedelta
-from dags.nightly_retraining import dag
+from dags import nightly_retraining
+dag = nightly_retraining.dag
 imported = sorted({name.split(".")[0] for name in sys.modules})
 
 from airflow.sdk.exceptions import ParamValidationError
@@ -31,7 +33,7 @@ def refuses(name, value):
         dag.params.get_param(name).resolve(value)
     except ParamValidationError as error:
         return str(error)
-json.dump({
+described = {
     "imported": imported,
     "id": dag.dag_id,
     "doc": dag.doc_md,
@@ -57,8 +59,23 @@ json.dump({
         for name, param in dag.params.items()},
     "epochs_0": refuses("training.epochs", 0),
     "loss_best": refuses("training.loss", "best"),
+    "other_approval": [refuses("gate.approval", a) for a in ("none", "required")],
     "serialized": bool(DagSerialization.serialize_dag(dag)),
-}, sys.stdout)
+}
+os.environ["PENUMBRA_GATE__APPROVAL"] = "required"
+dag = importlib.reload(nightly_retraining).dag
+approval = dag.get_task("approval")
+described["asking"] = {
+    "downstream": {task.task_id: sorted(task.downstream_task_ids) for task in dag.tasks},
+    "pools": {task.task_id: task.pool for task in dag.tasks},
+    "modules": {name: dag.get_task(name).module for name in ("decision", "promotion")},
+    "trigger_rules": {task.task_id: task.trigger_rule.value for task in dag.tasks},
+    "timeout": approval.execution_timeout,
+    "defaults": approval.defaults,
+    "other_approval": [refuses("gate.approval", a) for a in ("none", "required")],
+    "serialized": bool(DagSerialization.serialize_dag(dag)),
+}
+json.dump(described, sys.stdout)
 """
 
 
@@ -161,3 +178,36 @@ def test_the_form_refuses_what_the_settings_would_refuse(dag):
 
 def test_the_dag_can_be_stored(dag):
     assert dag["serialized"] is True
+
+
+def test_where_approval_is_required_a_person_stands_between_decision_and_promotion(dag):
+    asking = dag["asking"]
+    chain = {name: below for name, below in asking["downstream"].items() if name in BEFORE}
+    assert chain == {name: dag["downstream"][name] for name in BEFORE}
+    assert asking["downstream"]["evaluation"] == ["decision"]
+    assert asking["downstream"]["decision"] == ["approval", "promotion"]
+    assert asking["downstream"]["approval"] == ["promotion"]
+    assert asking["downstream"]["promotion"] == ["recommendations"]
+    assert set(asking["modules"].values()) == {"trainer.promotion"}
+    assert {name for name, pool in asking["pools"].items() if pool == "promotion"} == {
+        "decision",
+        "promotion",
+    }
+    assert asking["serialized"] is True
+
+
+def test_promotion_goes_on_where_nobody_was_asked_and_all_else_after_success_only(dag):
+    rules = dag["asking"]["trigger_rules"]
+    assert rules.pop("promotion") == "none_failed_min_one_success"
+    assert set(rules.values()) == {"all_success"}
+
+
+def test_the_wait_for_a_person_ends_by_its_own_limit_and_with_a_rejection(dag):
+    assert (dag["asking"]["timeout"], dag["asking"]["defaults"]) == (None, ["Reject"])
+
+
+def test_a_run_cannot_lift_or_ask_for_an_approval(dag):
+    lifted, same = dag["asking"]["other_approval"]
+    assert "'none' is not one of ['required']" in lifted and same is None
+    same, asked_for = dag["other_approval"]
+    assert "'required' is not one of ['none']" in asked_for and same is None

@@ -1,0 +1,89 @@
+"""The person who answers, and the scheduler that stops waiting, beside the fixture `worker`."""
+
+import threading
+import time
+from typing import Any
+
+
+def answering(given: dict[str, Any], seen: dict[str, Any]) -> threading.Thread:
+    """Answers the first task that waits for input, and notes in `seen` what it looked like.
+
+    Args:
+        given: `chosen` (Approve or Reject) and `user`, or nothing: then time runs out.
+        seen: Filled with state, pool slots and the question.
+    """
+    thread = threading.Thread(target=_answer, args=(given, seen), daemon=True)
+    thread.start()
+    return thread
+
+
+def _answer(given: dict[str, Any], seen: dict[str, Any]) -> None:
+    from airflow.models.pool import Pool
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from airflow.utils.state import TaskInstanceState
+    from sqlalchemy import select
+    from sqlalchemy.orm import joinedload
+
+    waits = select(TaskInstance).where(TaskInstance.state == TaskInstanceState.AWAITING_INPUT)
+    waits = waits.options(joinedload(TaskInstance.hitl_detail))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with create_session() as session:
+            task = session.scalars(waits).first()
+            if task:
+                timeout = task.trigger_timeout - task.start_date
+                seen |= {
+                    "state": str(task.state),
+                    "task": task.task_id,
+                    "subject": task.hitl_detail.subject,
+                    "body": task.hitl_detail.body,
+                    "params": task.hitl_detail.params,
+                    "hours": timeout.total_seconds() / 3600,
+                    "trigger": task.trigger_id,
+                    "pools": {
+                        name: pool["running"] + pool["queued"] + pool["deferred"]
+                        for name, pool in Pool.slots_stats(session=session).items()
+                    },
+                }
+                run = task.dag_id, task.run_id
+                break
+        time.sleep(0.1)
+    if given:
+        _respond(*run, **given)
+    else:
+        _time_out()
+
+
+def _respond(dag_id: str, run_id: str, chosen: str, user: str) -> None:
+    """What the UI's *Required Actions* sends, through the app of the API server."""
+    from airflow.api_fastapi.app import create_app
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+    from fastapi.testclient import TestClient
+
+    app = create_app("core")
+    token = app.state.auth_manager.generate_jwt(SimpleAuthManagerUser(username=user, role="user"))
+    answered = TestClient(app).patch(
+        f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approval/-1/hitlDetails",
+        json={"chosen_options": [chosen], "params_input": {}},
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    answered.raise_for_status()
+
+
+def _time_out() -> None:
+    """Moves the deadline into the past and lets the scheduler look for such tasks."""
+    from datetime import UTC, datetime
+
+    from airflow.jobs.job import Job
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from airflow.utils.state import TaskInstanceState
+    from sqlalchemy import update
+
+    with create_session() as session:
+        is_waiting = TaskInstance.state == TaskInstanceState.AWAITING_INPUT
+        past = datetime(2020, 1, 1, tzinfo=UTC)
+        session.execute(update(TaskInstance).where(is_waiting).values(trigger_timeout=past))
+    SchedulerJobRunner(Job()).check_awaiting_input_timeouts()
