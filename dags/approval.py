@@ -25,7 +25,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, T
 from dags import night_date
 from dags.alerts import AWAITED, Alert, Alerts
 from dags.stage_operator import StageOperator
-from schemas.errors import MissingInputError, PenumbraError
+from schemas.errors import MissingInputError, PenumbraError, UsageError
 from schemas.promotions import read_ledger
 
 APPROVAL = "approval"
@@ -90,13 +90,13 @@ class AskOperator(ApprovalOperator):
 
         Raises:
             AirflowSkipException: Nothing awaits an answer.
-            AirflowFailException: No date, no decision, or a damaged ledger.
+            AirflowFailException: No date, no decision, a damaged ledger, or a second question.
         """
         try:
             ds = night_date.resolve(
                 context["params"]["ds"], context.get("logical_date"), datetime.now(UTC)
             )
-            decided = self._newest_decision(ds)
+            decided = self._newest_decision(ds, is_first_try=context["ti"].try_number == 1)
         except PenumbraError as error:
             raise AirflowFailException(f"{type(error).__name__}: {error}") from None
         version = decided["candidate_version"]
@@ -129,11 +129,20 @@ class AskOperator(ApprovalOperator):
             "decision": decision,
         }
 
-    def _newest_decision(self, ds: date) -> dict[str, Any]:
+    def _newest_decision(self, ds: date, *, is_first_try: bool) -> dict[str, Any]:
         rows = read_ledger(self.root, ds)
         if not rows:
             raise MissingInputError(
                 f"no decision about {ds} under {self.root}", "one in promotions", "clear decision"
+            )
+        num_awaiting = sum(row["outcome"] == "awaiting" for row in rows)
+        if rows[-1]["outcome"] == "awaiting" and num_awaiting > 1 and not is_first_try:
+            # Airflow keeps a question's text from one try to the next, whatever it is given.
+            raise UsageError(
+                f"another decision about {ds} than this run may have asked about",
+                "one question a run, as Airflow would show the earlier decision's table",
+                "trigger the night again, or python -m trainer.promotion "
+                f"--ds {ds} --answer approve --by NAME",
             )
         return rows[-1]
 

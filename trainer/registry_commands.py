@@ -58,11 +58,17 @@ def _status(registry: Registry, options: Options) -> None:
     journal = Journal(registry.root)
     aliases = {alias: registry.aliased(alias) for alias in (CHAMPION, PREVIOUS, CANDIDATE)}
     hold, pending = journal.hold(), journal.pending()
-    facts = {alias: _version_row(version) for alias, version in aliases.items()}
+    facts: dict[str, Any] = {alias: _version_row(version) for alias, version in aliases.items()}
     facts |= {"hold": asdict(hold) if hold else None}
     facts |= {"interrupted": asdict(pending) if pending else None}
+    candidate = aliases[CANDIDATE]
+    record = operations.gate_record(registry, candidate) if candidate else None
+    is_awaiting = record is not None and record["outcome"] == "awaiting"
+    facts |= {"awaiting": candidate.number if candidate and is_awaiting else None}
     lines = [f"{alias}: {_described(version)}" for alias, version in aliases.items()]
     lines.append(f"held: since the {_line(hold)}" if hold else "held: no")
+    if is_awaiting:
+        lines.append("awaiting: a person's answer about the candidate, in Airflow")
     if pending:
         lines.append(f"interrupted: {_line(pending)}; the next change finishes it")
     _show(options, facts, lines, aliases[CHAMPION])

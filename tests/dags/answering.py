@@ -9,7 +9,8 @@ def answering(given: dict[str, Any], seen: dict[str, Any]) -> threading.Thread:
     """Answers the first task that waits for input, and notes in `seen` what it looked like.
 
     Args:
-        given: `chosen` (Approve or Reject) and `user`, or nothing: then time runs out.
+        given: `chosen` (Approve or Reject) and `user`, or nothing: then time runs out; or `clear`:
+            the task is cleared, as the UI does it.
         seen: Filled with state, pool slots and the question.
     """
     thread = threading.Thread(target=_answer, args=(given, seen), daemon=True)
@@ -49,7 +50,9 @@ def _answer(given: dict[str, Any], seen: dict[str, Any]) -> None:
                 run = task.dag_id, task.run_id
                 break
         time.sleep(0.1)
-    if given:
+    if given.get("clear"):
+        _clear(*run)
+    elif given:
         _respond(*run, **given)
     else:
         _time_out()
@@ -57,11 +60,11 @@ def _answer(given: dict[str, Any], seen: dict[str, Any]) -> None:
 
 def _respond(dag_id: str, run_id: str, chosen: str, user: str) -> None:
     """What the UI's *Required Actions* sends, through the app of the API server."""
-    from airflow.api_fastapi.app import create_app
+    from airflow.api_fastapi.app import cached_app
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
     from fastapi.testclient import TestClient
 
-    app = create_app("core")
+    app = cached_app(apps="core")
     token = app.state.auth_manager.generate_jwt(SimpleAuthManagerUser(username=user, role="user"))
     answered = TestClient(app).patch(
         f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approval/-1/hitlDetails",
@@ -69,6 +72,16 @@ def _respond(dag_id: str, run_id: str, chosen: str, user: str) -> None:
         headers={"Authorization": f"Bearer {token}"},
     )
     answered.raise_for_status()
+
+
+def _clear(dag_id: str, run_id: str) -> None:
+    from airflow.models.taskinstance import TaskInstance, clear_task_instances
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        tasks = select(TaskInstance).filter_by(dag_id=dag_id, run_id=run_id, task_id="approval")
+        clear_task_instances(session.scalars(tasks).all(), session)
 
 
 def _time_out() -> None:

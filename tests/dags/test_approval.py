@@ -4,13 +4,13 @@
 """
 
 import json
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from schemas.promotions import read_ledger
+from schemas.promotions import PROMOTIONS, read_ledger
 from schemas.settings import Settings
 from tests.trainer import conftest as trainer
 
@@ -45,8 +45,9 @@ def ask(worker, registry, night_of):
     environment = {f"PENUMBRA_GATE__{key.upper()}": str(value) for key, value in GATE.items()}
     environment["PENUMBRA_ROOT"] = str(night.root)
 
-    def ask(answer: dict[str, str]) -> dict[str, Any]:
-        worker.start(str(NEXT), {}, "nightly_retraining", environment, EARLIER, answer)
+    def ask(answer: dict[str, Any], more: dict[str, str] | None = None) -> dict[str, Any]:
+        own = environment | (more or {})
+        worker.start(str(NEXT), {}, "nightly_retraining", own, EARLIER, answer)
         return worker.result()
 
     return ask
@@ -91,13 +92,30 @@ def test_a_rejection_is_recorded_and_the_night_goes_on_with_the_old_champion(ask
     assert set(again["tasks"].values()) == {"success"}
 
 
-def test_without_an_answer_in_time_the_scheduler_rejects(ask, registry):
-    result = ask({})
+def test_without_an_answer_in_time_the_scheduler_rejects_whoever_could_be_told(
+    ask, registry, webhook
+):
+    webhook.status = 503
+    result = ask({}, webhook.environment)
+    assert len(webhook.received) == 1
     row = last(registry)
     assert (row["outcome"], row["answered_by"]) == ("hold", None)
     assert row["reason"].startswith("nobody answered within 3 h; the gate passed: ")
     assert registry.champion().number == 1
     assert set(result["tasks"].values()) == {"success"}
+
+
+def test_a_second_decision_is_not_asked_about_under_the_first_ones_table(
+    ask, registry, publish_rows
+):
+    first = last(registry)
+    second = first | {"decided_at": first["decided_at"] + timedelta(minutes=5)}
+    publish_rows(PROMOTIONS, [first, second], NEXT)
+    result = ask({"clear": True})
+    assert result["seen"]["task"] == "approval"
+    assert (result["tasks"]["approval"], result["tries"]["approval"]) == ("failed", 2)
+    assert "UsageError: found another decision about 2017-10-31 than this run" in result["log"]
+    assert registry.champion().number == 1
 
 
 def test_a_skipped_day_asks_nobody_and_promotes_nothing(worker):

@@ -14,7 +14,7 @@ from schemas.partitions import partition_path
 from schemas.promotions import PROMOTIONS, PROMOTIONS_2, find_ledger, ledger_dates
 from schemas.publishing import new_token
 from schemas.settings import Settings
-from trainer import operations, promotion
+from trainer import operations, promotion, registry_commands
 from trainer.journal import Journal
 from trainer.ledger import decisions, last_promotion, opponent, served
 from trainer.registry import Registry
@@ -151,11 +151,11 @@ def test_an_answer_before_any_decision_is_refused(registry, asking):
     assert decisions(asking.root, NEXT) == []
 
 
-@pytest.mark.parametrize("by", ["", " "])
-def test_an_approval_by_nobody_is_refused(registry, asking, by):
+def test_an_approval_by_nobody_is_refused(registry, asking):
     run(asking)
-    with pytest.raises(UsageError, match="--answer approve by nobody"):
-        answer(asking, "approve", by)
+    for by in ("", " "):
+        with pytest.raises(UsageError, match="--answer approve by nobody"):
+            answer(asking, "approve", by)
     assert registry.champion().number == 1
 
 
@@ -225,6 +225,16 @@ def test_an_operator_may_promote_what_awaits_or_was_rejected(registry, asking, k
     operations.promote(registry, 2, "my own decision")
     assert registry.champion().number == 2
     assert verify(registry)[0] == []
+
+
+def test_status_says_that_an_answer_is_awaited_until_it_is_given(registry, asking, capsys):
+    status, words = ["status", "--root", str(registry.root)], "awaiting: a person's answer about"
+    run(asking)
+    registry_commands.main(status)
+    assert words in capsys.readouterr().out
+    answer(asking, "reject", "bob")
+    registry_commands.main(status)
+    assert words not in capsys.readouterr().out
 
 
 def test_while_a_decision_awaits_the_old_champion_serves_its_night(registry, asking, night_of):
