@@ -95,7 +95,10 @@ with DAG(
     else:
         decision = promotion = stage("trainer.promotion", pool=PROMOTION_POOL)
     recommendations = stage("trainer.recommendations")
+    report = stage("trainer.report")
 
     interactions >> health >> items >> sequences >> item_graph >> soft_targets
     soft_targets >> training >> evaluation >> decision
     promotion >> recommendations
+    # A teardown runs after a night that was stopped too, and is not what its success depends on.
+    recommendations >> report.as_teardown()

@@ -74,6 +74,14 @@ def show_household(root: Path, ds: date, console: Console) -> None:
     console.print(table)
 
 
+def show_reports(root: Path, nights: Sequence[date], console: Console) -> None:
+    """Prints where the nights' pages are, for a browser."""
+    for ds in nights:
+        path = root / "reports" / f"ds={ds}" / "report.html"
+        if path.is_file():
+            console.print(f"Report of {ds}: {path}", highlight=False, soft_wrap=True)
+
+
 def _manifests(root: Path, ds: date) -> Iterator[Manifest]:
     for contract in CHAIN:
         partition = find(root, contract, ds)

@@ -21,7 +21,7 @@ from rich.console import Console
 from demo.airflow_home import PROJECT, environment
 from demo.load_events import NIGHTS, SETTINGS_FILE, load_events
 from demo.nights import Result, run_nights
-from demo.report import digests, show_household, show_night
+from demo.report import digests, show_household, show_night, show_reports
 from schemas.errors import PenumbraError
 from schemas.settings import load
 
@@ -81,6 +81,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         show_night(root, ds, console)
     if done:
         show_household(root, done[-1], console)
+        show_reports(root, done, console)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     console.print(f"\n{_summary(before, digests(root, done), done)} {minutes} min {seconds} s.")
     return 0

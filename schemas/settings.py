@@ -32,6 +32,7 @@ from schemas.trainer_settings import (
     GateSettings,
     RecommendationsSettings,
     RegistrySettings,
+    ReportSettings,
     TrainingSettings,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "ItemsSettings",
     "RecommendationsSettings",
     "RegistrySettings",
+    "ReportSettings",
     "ScheduleSettings",
     "SequencesSettings",
     "Settings",
@@ -100,6 +102,7 @@ class Settings(Frozen):
     gate: GateSettings = GateSettings()
     recommendations: RecommendationsSettings = RecommendationsSettings()
     registry: RegistrySettings = RegistrySettings()
+    report: ReportSettings = ReportSettings()
     spark: SparkSettings = SparkSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     alerts: AlertsSettings = AlertsSettings()

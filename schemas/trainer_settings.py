@@ -163,3 +163,12 @@ class RegistrySettings(Frozen):
     """MLflow experiment of the nights' runs."""
     model_name: str = Field("penumbra", min_length=1)
     """Registered model that carries the aliases."""
+
+
+class ReportSettings(Frozen):
+    nights: int = Field(28, ge=1)
+    """Trailing days whose health the report plots."""
+    num_users: int = Field(10, ge=0)
+    """Users whose history and recommendations the report shows."""
+    names: str = "catalogue/products.parquet"
+    """Parquet file under the root with item_id and name; without it reports show item ids."""

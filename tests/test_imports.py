@@ -20,7 +20,17 @@ ALLOWED_OTHERS = {
     "schemas": {"pyarrow", "pydantic"},
     "jobs": {"numpy", "numba", "pyarrow", "pyspark", "py4j"},
     "trainer": NUMBERS
-    | {"torch", "mlflow", "matplotlib", "safetensors", "rich", "tqdm", "sklearn", "packaging"},
+    | {
+        "torch",
+        "mlflow",
+        "matplotlib",
+        "safetensors",
+        "rich",
+        "tqdm",
+        "sklearn",
+        "packaging",
+        "jinja2",
+    },
     "dags": {"airflow"},
     "demo": {"pyarrow", "rich"},
 }

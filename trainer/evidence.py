@@ -54,6 +54,23 @@ class Gain:
     interval: tuple[float, float]
 
 
+def paired_gain(
+    candidate_B: np.ndarray, champion_B: np.ndarray, settings: GateSettings
+) -> Gain | None:
+    """One model's gain over another, whatever the order of the users.
+
+    None where one was not measured, or not on the same users, or not in finite numbers.
+    """
+    if not 0 < len(candidate_B) == len(champion_B):
+        return None
+    if not np.isfinite(candidate_B + champion_B).all():
+        return None
+    order_B = np.lexsort((candidate_B, champion_B))
+    candidate_B, champion_B = candidate_B[order_B], champion_B[order_B]
+    gain = float((candidate_B - champion_B).mean() / (champion_B.mean() or 1.0))
+    return Gain(gain, paired_interval(candidate_B, champion_B, settings))
+
+
 class Evidence:
     """Scorecards on one holdout, of some metrics and of no other weights than those compared."""
 
@@ -105,16 +122,6 @@ class Evidence:
         return (of_candidate - of_champion) / (of_champion or 1.0)
 
     def paired_gain(self, metric: str, settings: GateSettings) -> Gain | None:
-        """Of a per-user metric over the champion, whatever the order of the users.
-
-        None where one was not measured, or not on the same users, or not in finite numbers.
-        """
+        """Of a per-user metric over the champion; None where the two cannot be compared."""
         candidate_B, champion_B = (self.users(m, metric) for m in ("candidate", CHAMPION))
-        if not 0 < len(candidate_B) == len(champion_B):
-            return None
-        if not np.isfinite(candidate_B + champion_B).all():
-            return None
-        order_B = np.lexsort((candidate_B, champion_B))
-        candidate_B, champion_B = candidate_B[order_B], champion_B[order_B]
-        gain = float((candidate_B - champion_B).mean() / (champion_B.mean() or 1.0))
-        return Gain(gain, paired_interval(candidate_B, champion_B, settings))
+        return paired_gain(candidate_B, champion_B, settings)

@@ -1,4 +1,4 @@
-"""Figures: what a night's model looks like, for its run's page in MLflow.
+"""Figures: what a night's model looks like, for its run's page in MLflow and for the report.
 
 Pure functions from numbers to pictures; matplotlib's global state is neither read nor changed.
 Colours are those of Okabe & Ito (2008), which colour-blind people tell apart, and every line and
@@ -67,7 +67,7 @@ def curves(epochs: Sequence[Mapping[str, float]], subject: str) -> "Figure":
         for label, lines in PANELS.items()
         if any(epoch.get(metric) for epoch in epochs for metric in lines.values())
     }
-    figure = _figure("Training curves", subject, 0.9 + 1.5 * len(panels))
+    figure = blank("Training curves", subject, 0.9 + 1.5 * len(panels))
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (label, lines) in zip(rows, panels.items(), strict=True):
         axes.set_ylabel(label)
@@ -99,7 +99,7 @@ def ndcg_by_slice(
             group = f"{part.replace('_', ' ') or 'all'}\n{row['num_users']:,} users"
             groups.setdefault(group, {})[row["model"]] = row["value"]
     among = "items new to the user" if exclude_seen else "all items"
-    figure = _figure(f"NDCG@10 by slice, among {among}", subject, _height(groups))
+    figure = blank(f"NDCG@10 by slice, among {among}", subject, _height(groups))
     _bars(figure, groups, "NDCG@10, mean over users, 0 to 1")
     return figure
 
@@ -112,7 +112,7 @@ def calibration(bins: CalibrationBins, subject: str) -> "Figure":
         subject: As `TrackedRun.subject` says it.
     """
     heading = f"Calibration: error {bins.error:.4f} of the first item's confidence"
-    figure = _figure(heading, subject, 5.0)
+    figure = blank(heading, subject, 5.0)
     diagram, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     limit = max(bins.confidences.max(), bins.hit_rates.max())
     diagram.plot([0, limit], [0, limit], color=GREY, linestyle="--")
@@ -124,7 +124,7 @@ def calibration(bins: CalibrationBins, subject: str) -> "Figure":
     diagram.set_ylabel("share that is right, 0 to 1")
     counts.vlines(bins.confidences, 0, bins.counts, color=BLUE, linewidth=2)
     counts.set_ylim(bottom=0)
-    _open(diagram, counts)
+    unframe(diagram, counts)
     counts.set_ylabel("users")
     counts.set_xlabel(f"mean confidence of each of {len(bins.counts)} bins, 0 to 1")
     return figure
@@ -143,7 +143,7 @@ def soft_target_mass(kinds: Mapping[str, Mapping[str, Any]], subject: str) -> "F
         shares = (seed, max(0.0, 1 - seed - dropped), dropped)
         names = ("kept by the seed", "on other entries", "cut by top_k")
         groups[f"{kind} rows\n{notes['rows']:,}"] = dict(zip(names, shares, strict=True))
-    figure = _figure("Mass of soft targets", subject, _height(groups))
+    figure = blank("Mass of soft targets", subject, _height(groups))
     _bars(figure, groups, "share of a row's mass, mean over rows, 0 to 1")
     return figure
 
@@ -151,7 +151,8 @@ def soft_target_mass(kinds: Mapping[str, Mapping[str, Any]], subject: str) -> "F
 _BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 9}
 
 
-def _figure(heading: str, subject: str, height: float) -> "Figure":
+def blank(heading: str, subject: str, height: float) -> "Figure":
+    """A figure as wide as a phone, `height` inches high, with its title."""
     from matplotlib.figure import Figure  # takes a second, and most nights' stages draw nothing
 
     figure = Figure((WIDTH, height), DPI, layout="constrained")
@@ -159,7 +160,7 @@ def _figure(heading: str, subject: str, height: float) -> "Figure":
     return figure
 
 
-def _open(*panels: "Axes") -> None:
+def unframe(*panels: "Axes") -> None:
     """Leaves out the frame above and to the right, where labels are."""
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
@@ -174,7 +175,7 @@ def _lines(axes: "Axes", lines: Mapping[str, Mapping[int, float]]) -> None:
         style = _BESIDE | {"va": "bottom" if is_upper else "top", "color": colour}
         axes.annotate(name, (max(points), last[name]), (5, 0), **style)
     axes.margins(y=0.15)
-    _open(axes)
+    unframe(axes)
 
 
 def _height(groups: Mapping[str, Mapping[str, float]]) -> float:
@@ -195,5 +196,5 @@ def _bars(figure: "Figure", groups: Mapping[str, Mapping[str, float]], unit: str
     axes.set_yticks(middles, list(groups))
     axes.invert_yaxis()
     axes.margins(x=0.65)  # for the labels
-    _open(axes)
+    unframe(axes)
     axes.set_xlabel(unit)

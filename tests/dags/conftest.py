@@ -33,6 +33,7 @@ STAGES = (
     "trainer.evaluation",
     "trainer.promotion",
     "trainer.recommendations",
+    "trainer.report",
     "trainer.freshness",
 )
 TOY_STAGE = '''"""Toy: does what the test wrote for it, notes that it ran.

@@ -98,6 +98,15 @@ def test_op21_all_tries_of_a_task_are_one_alert(end, worker):
     assert "trainer.recommendations of 2017-10-30 ended with 1" in alert["reason"]
 
 
+def test_a_failing_report_is_told_of_and_the_night_succeeds(worker):
+    (worker.root / "report.py").write_text(MUD.replace("recommendations", "report"))
+    worker.start("2017-10-30", {}, mark_success="(?!report)[a-z_]+")
+    result = worker.result()
+    assert (result["tasks"]["report"], result["state"]) == ("failed", "success")
+    (alert,) = told(worker.root)
+    assert (alert["task"], alert["error"]) == ("report", "ContractError")
+
+
 def test_a_try_that_mends_itself_alerts_nobody(end, worker):
     once = "f = root / 'once'; c = f.exists(); f.touch(); sys.exit(0 if c else 1)"
     result = end(once)

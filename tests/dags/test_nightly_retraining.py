@@ -111,6 +111,7 @@ def test_the_stages_follow_each_other_in_one_chain(dag):
         "evaluation",
         "promotion",
         "recommendations",
+        "report",
     ]
     assert [dag["downstream"][task] for task in order] == [[task] for task in order[1:]] + [[]]
 
@@ -154,6 +155,7 @@ def test_the_outlets_of_a_task_are_the_tables_its_stage_writes(dag):
         "evaluation": ["scorecards"],
         "promotion": ["promotions"],
         "recommendations": ["recommendations"],
+        "report": [],
     }
 
 

@@ -58,6 +58,7 @@ def test_a_night_runs_all_stages_in_the_order_of_the_chain(run_night, worker):
         "evaluation",
         "promotion",
         "recommendations",
+        "report",
     ]
 
 
@@ -118,11 +119,13 @@ def test_op15_a_missing_day_fails_the_night_by_default(run_night):
     result = run_night(toys={"interactions": "sys.exit(66)"})
     assert result["tasks"]["interactions"] == "failed"
     assert result["state"] == "failed"
+    assert result["tasks"]["report"] == "success"  # of what there is; it hides no failure
 
 
 def test_op15_a_missing_day_skips_the_night_by_name_where_the_settings_say_so(run_night):
     conf = {"events.missing_day": "skip"}
     result = run_night(toys={"interactions": "print('no events'); sys.exit(66)"}, **conf)
+    assert result["tasks"].pop("report") == "success"
     assert set(result["tasks"].values()) == {"skipped"}
     assert "2017-10-30 has no events" in result["log"]
 
