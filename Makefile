@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo night ui test check bench-discovery bench-graph bench-train bench-quality clean
+.PHONY: help install demo night ui test check browser bench-discovery bench-graph bench-train bench-quality clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +26,17 @@ night: $(INSTALLED) ## one night on your own events: make night DS=2017-10-31 [R
 ui: $(INSTALLED) ## Airflow and MLflow on 127.0.0.1 over the same ROOT; Ctrl-C stops both
 	@$(BIN)/python -m demo.ui --root $(ROOT)
 
-test: check ## everything: check, then all tests
+test: check browser ## everything: check, then all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Only the tests of the report need it; without it they are skipped, and say what to install.
+browser: ## Chromium for the tests that open the report, with apt as root where there is none
+	@for name in chromium chromium-browser google-chrome-stable google-chrome; do \
+	  if command -v $$name >/dev/null; then exit 0; fi; done; \
+	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+	  apt-get update -qq >/dev/null 2>&1; DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1 && exit 0; fi; \
+	echo "found no Chromium; the tests that open the report in it will be skipped; fix: install it" >&2
 
 check: $(INSTALLED) ## ruff, mypy, and whether the generated documents are up to date
 	$(BIN)/ruff check .

@@ -76,10 +76,12 @@ def show_household(root: Path, ds: date, console: Console) -> None:
 
 def show_reports(root: Path, nights: Sequence[date], console: Console) -> None:
     """Prints where the nights' pages are, for a browser."""
+    console.print()
     for ds in nights:
         path = root / "reports" / f"ds={ds}" / "report.html"
         if path.is_file():
-            console.print(f"Report of {ds}: {path}", highlight=False, soft_wrap=True)
+            here = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+            console.print(f"Report of {ds}: {here}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _manifests(root: Path, ds: date) -> Iterator[Manifest]:

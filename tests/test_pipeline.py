@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,18 @@ def test_two_nights_publish_every_table(two_nights):
     assert all(find(root, table, ds) for table in TABLES for ds in NIGHTS)
 
 
+def test_each_night_leaves_a_page_under_the_root_and_in_its_mlflow_run(two_nights):
+    root, printed = two_nights
+    for ds in NIGHTS:
+        page = report(root, ds)
+        assert page.read_text().count("<figure>") == 7
+        assert f"Report of {ds}: {page}" in printed
+        run_id = get(root, CHECKPOINTS, ds).manifest.notes["mlflow_run_id"]
+        run = configure(root, Settings()).get_run(run_id)
+        assert Path(run.info.artifact_uri, "report.html").read_bytes() == page.read_bytes()
+        assert run.data.tags["penumbra.report"] == str(page)
+
+
 def test_op13_events_are_interactions_quarantine_and_duplicates(two_nights):
     root, _ = two_nights
     for ds in NIGHTS:
@@ -157,7 +170,9 @@ def test_lineage_names_the_partitions_that_were_read(two_nights):
 def test_op02_running_the_nights_again_changes_nothing_and_says_so(two_nights, settings_file):
     root, _ = two_nights
     before = {(t.table, ds): get(root, t, ds).manifest for t in TABLES for ds in NIGHTS}
+    pages = [report(root, ds).read_bytes() for ds in NIGHTS]
     again = run_demo(root, settings_file)
+    assert pages == [report(root, ds).read_bytes() for ds in NIGHTS]
     assert "Nothing changed: 2 nights, 22 tables, same digests." in again.stdout
     assert before == {(t.table, ds): get(root, t, ds).manifest for t in TABLES for ds in NIGHTS}
 
@@ -191,6 +206,10 @@ def test_op08_a_stage_names_the_damaged_file_it_would_read(root, settings_file, 
     assert done.returncode == 65
     assert done.stderr.count("\n") == 1
     assert f"{part} {'changed' if damage == 'flipped' else 'missing'}" in done.stderr
+
+
+def report(root: Path, ds: date) -> Path:
+    return root / "reports" / f"ds={ds}" / "report.html"
 
 
 def digest(partition: Partition) -> str:

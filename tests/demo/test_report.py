@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from demo.report import digests, show_household, show_night
+from demo.report import digests, show_household, show_night, show_reports
 from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
 from schemas.items import ITEMS
@@ -158,6 +158,19 @@ def test_a_household_is_shown_by_product_names_most_bought_first(root):
     assert "1. Plums (bought before)" in first
     assert "2. 99" in second
     assert lines.index(first) < lines.index(second)
+
+
+def test_the_nights_pages_are_named_where_there_are_some(root, monkeypatch):
+    monkeypatch.chdir(root)
+    (root / "reports" / "ds=2017-10-31").mkdir(parents=True)
+    (root / "reports" / "ds=2017-10-31" / "report.html").touch()
+    screen = io.StringIO()
+    show_reports(root, [date(2017, 10, 30), DS], Console(file=screen, width=160))
+    assert screen.getvalue().split("\n") == [
+        "",
+        "Report of 2017-10-31: reports/ds=2017-10-31/report.html",
+        "",
+    ]
 
 
 def test_digests_tell_whether_anything_was_published_anew(root, publish_rows):

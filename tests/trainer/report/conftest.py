@@ -102,7 +102,7 @@ def publish_night(root: Path, run_id: str) -> None:
     watched += [health("volume", value=12.0, usual=23.0, at_least=15.0, verdict="beyond")]
     publish_table(root, HEALTH, watched)
     publish_table(root, ITEMS, [item(n) for n in range(1, NUM_ITEMS + 1)])
-    users = [history(f"u{n:02d}", 1 + 2 * n) for n in range(15)]
+    users = [history(f"u{n:02d}", 29 - 2 * n) for n in range(15)]
     publish_table(root, SEQUENCES, users)
     edge = {"pair_weight": 1.0, "neighbour_index": 9}
     edges = [edge | {"item_index": n, "weight": 0.01 * n} for n in range(1, 8)]
