@@ -165,8 +165,9 @@ def scorecard(ds: date, scores: Scores | None) -> Section:
     pictures = [_gains_picture(ds, scores, compared, confidence)] if compared else []
     words = [
         "All models rank the whole catalogue for the same users of the same holdout. Gain is "
-        f"the candidate's in {label(scores.metric)} as a share of the other's mean, with a paired "
-        f"bootstrap interval over users. The gate looks at {AMONG[scores.holdouts[0]]}."
+        f"the candidate's in {label(scores.metric)} as a share of the other's mean (of 1 where it "
+        "is 0), with a paired bootstrap interval over users. The gate looks at "
+        f"{AMONG[scores.holdouts[0]]}."
     ]
     if scores.value("champion", scores.holdouts[0], scores.metric) is None:
         words.append("There was no champion to compare with.")

@@ -30,7 +30,7 @@ from schemas.soft_targets import SOFT_TARGETS
 DS = date(2017, 10, 31)
 NOON = datetime(2017, 10, 31, 12, tzinfo=UTC)
 MALICE = "<script>document.title = 'owned'</script><img src=https://example.com/x>"
-NAMES = {f"i{n}": f"Product {n}" for n in range(1, 8)} | {"i8": MALICE}
+NAMES = {f"i{n}": f"Product {n}" for n in range(1, 8)} | {"i7": "endless" * 60, "i8": MALICE}
 NUM_ITEMS = 9
 HITS = {"items": 40, "hit_rate": 0.25, "popular_hit_rate": 0.125}
 KIND = {"rows": 9, "mean_dropped_mass": 0.2, "mean_seed_mass": 0.5, "mean_entropy": 1.5}

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,8 @@ FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
+PATIENCE = 120
+"""Seconds that one may wait for an answer on a busy machine."""
 # Chromium reads commands from file 3 and writes to file 4, whatever lies there now.
 START = "import os, sys; r, w = map(int, sys.argv[1:3]); os.dup2(r, 3); os.dup2(w, 4); "
 START += "os.execv(sys.argv[3], sys.argv[3:])"
@@ -109,6 +112,7 @@ class Browser:
 
     def _hear(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
+            assert select.select([self._reads], [], [], PATIENCE)[0], "Chromium says nothing"
             more = os.read(self._reads, 1 << 20)
             assert more, "Chromium ended"
             self._buffer += more
