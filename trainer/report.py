@@ -16,6 +16,7 @@ from typing import Any
 
 from schemas.command import Night, Stage, run
 from schemas.partitions import Input, find
+from schemas.promotions import find_ledger
 from schemas.publishing import fsync
 from schemas.reference import CHAIN
 from schemas.settings import Settings
@@ -31,6 +32,7 @@ FILE, TAG = "report.html", "penumbra.report"
 STATES: dict[str, tuple[Kind, str]] = {
     "promote": ("good", "The gate promoted version {candidate}"),
     "hold": ("bad", "The gate held version {candidate}"),
+    "awaiting": ("unclear", "Version {candidate} passed the gate and awaits a person's answer"),
     "inconclusive": ("unclear", "The evidence does not decide about version {candidate}"),
 }
 """By what the gate says: a colour and the beginning of a sentence."""
@@ -38,8 +40,9 @@ STATES: dict[str, tuple[Kind, str]] = {
 
 def tables_of(root: Path, ds: date) -> Tables:
     """What the night has published, in the order of the chain."""
-    found = ((contract.table, find(root, contract, ds)) for contract in NIGHTLY)
-    return {table: partition for table, partition in found if partition}
+    found = {contract.table: find(root, contract, ds) for contract in NIGHTLY}
+    found["promotions"] = find_ledger(root, ds)
+    return {table: partition for table, partition in found.items() if partition}
 
 
 def path_of(root: Path, ds: date) -> Path:
