@@ -10,6 +10,9 @@ with its parent.
 | 66, where `may_skip_day` and `events.missing_day = "skip"` | the day has no events | is skipped |
 | 64-78 | usage or data; trying again cannot help | fails at once |
 | anything else, or a signal | infrastructure | is retried |
+
+Where Airflow runs a task in a process of its own, as every scheduler does, that process dies with
+the one that supervises it, and a stage with both. `dag.test` calls it in its own: nothing to do.
 """
 
 import os
@@ -27,7 +30,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from dags import night_date
 from dags.night_params import overrides
 from dags.process_group import ProcessGroup
-from schemas.command import PARENT_VARIABLE
+from schemas.command import PARENT_VARIABLE, die_with
 from schemas.errors import MissingInputError, UsageError
 from schemas.settings import Settings
 
@@ -84,6 +87,8 @@ class StageOperator(BaseOperator):
         except UsageError as error:
             self.log.error("%s failed: %s", self.task_id, error)
             raise AirflowFailException(f"{type(error).__name__}: {error}") from None
+        if _is_supervised():
+            die_with(os.getppid())
         for asset in self.outlets:
             context["outlet_events"][asset].extra = {"ds": ds.isoformat()}
         exit_code, last_line = self._run(ds, params, self.arguments(context))
@@ -135,6 +140,14 @@ class StageOperator(BaseOperator):
         if exit_code in NEVER_RETRIED:
             raise AirflowFailException(message)
         raise AirflowException(message)
+
+
+def _is_supervised() -> bool:
+    """Whether a supervisor has forked this process for its task, which `dag.test` does not."""
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.comms import CommsDecoder
+
+    return isinstance(getattr(task_runner, "SUPERVISOR_COMMS", None), CommsDecoder)
 
 
 class _Output:

@@ -161,11 +161,21 @@ def _date(text: str) -> date:
 
 
 def die_with_parent() -> None:
-    """Asks the kernel to kill this process when the one in `PARENT_VARIABLE` dies (Linux)."""
+    """Asks the kernel to kill this process when the one in `PARENT_VARIABLE` dies."""
     parent = os.environ.get(PARENT_VARIABLE)
-    if parent is None or sys.platform != "linux":
+    if parent is not None:
+        die_with(int(parent))
+
+
+def die_with(parent: int) -> None:
+    """Asks the kernel to kill this process when its parent dies, at once if it has (Linux).
+
+    Args:
+        parent: Process id of the parent; another one means that the parent has died.
+    """
+    if sys.platform != "linux":
         return
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != int(parent):
+    if os.getppid() != parent:
         os._exit(1)

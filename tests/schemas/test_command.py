@@ -1,5 +1,8 @@
+import subprocess
 import sys
+import time
 
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -115,3 +118,27 @@ def test_a_bad_setting_is_exit_code_78(program, capsys, monkeypatch):
 def test_help_tells_what_the_stage_is(program, capsys):
     assert program("--help") == 0
     assert "Fruit." in capsys.readouterr().out
+
+
+PARENT = """
+import subprocess, sys
+subprocess.run([sys.executable, "-c", sys.argv[1]])
+"""
+CHILD = """
+import os, time
+from schemas.command import die_with
+die_with(os.getppid())
+print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+
+
+def test_op18_a_process_that_dies_with_its_parent_outlives_no_sigkill():
+    command = [sys.executable, "-c", PARENT, CHILD]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
