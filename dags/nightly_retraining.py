@@ -6,8 +6,11 @@ about one whole UTC day: the parameter `ds`, else the day of its logical date
 
 By hand: *Trigger* and give `ds`; every setting can be changed in the same form, for that run.
 Several past days: `airflow backfill create --dag-id nightly_retraining --from-date 2017-10-30
---to-date 2017-10-31`. A night that is repeated skips the stages whose inputs, settings and code
-are the same; `force` does them again.
+--to-date 2017-10-31T23:59`; its end is a time, and a night is one of a day at 02:00. A night that
+is repeated skips the stages whose inputs, settings and code are the same; `force` does them again.
+
+One run is at work at a time. Airflow lets runs of a backfill start beside others; their stages then
+wait, as `up_for_reschedule`, until it is their run's turn, older nights first (`dags/turns.py`).
 
 A task that fails for good is told of once (`dags/alerts.py`), with its entry in docs/runbook.md.
 

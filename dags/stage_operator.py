@@ -12,7 +12,8 @@ with its parent.
 | anything else, or a signal | infrastructure | is retried |
 
 Where Airflow runs a task in a process of its own, as every scheduler does, that process dies with
-the one that supervises it, and a stage with both. `dag.test` calls it in its own: nothing to do.
+the one that supervises it, and a stage with both; and a stage waits for its run's turn
+(`dags/turns.py`). `dag.test` runs one night, in the process that calls it: neither applies.
 """
 
 import os
@@ -20,14 +21,21 @@ import re
 import shlex
 import sys
 from collections.abc import Collection
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowRuntimeError,
+    AirflowSkipException,
+)
 
-from dags import night_date
+from dags import night_date, turns
 from dags.night_params import overrides
 from dags.process_group import ProcessGroup
 from schemas.command import PARENT_VARIABLE, die_with
@@ -78,6 +86,7 @@ class StageOperator(BaseOperator):
 
         Raises:
             AirflowFailException: No date, or an exit code of `NEVER_RETRIED`.
+            AirflowRescheduleException: It is another run's turn.
             AirflowSkipException: A day without events that the settings allow to skip.
             AirflowException: Anything else; Airflow retries.
         """
@@ -89,6 +98,7 @@ class StageOperator(BaseOperator):
             raise AirflowFailException(f"{type(error).__name__}: {error}") from None
         if _is_supervised():
             die_with(os.getppid())
+            self._wait_for_turn(context["ti"])
         for asset in self.outlets:
             context["outlet_events"][asset].extra = {"ds": ds.isoformat()}
         exit_code, last_line = self._run(ds, params, self.arguments(context))
@@ -113,6 +123,25 @@ class StageOperator(BaseOperator):
         """Ends the stage and all that it started."""
         if self._group is not None:
             self._group.stop()
+
+    def _wait_for_turn(self, task: Any) -> None:
+        def state_of(run: str) -> str:
+            try:
+                return str(task.get_dagrun_state(task.dag_id, run))
+            except AirflowRuntimeError as error:
+                if (error.error.detail or {}).get("status_code") == HTTPStatus.NOT_FOUND:
+                    return ""
+                raise
+
+        def older() -> str | None:
+            run = task.get_previous_dagrun(state=turns.ACTIVE)
+            return run.run_id if run else None
+
+        other = turns.take(self.root / turns.FOLDER / task.dag_id, task.run_id, state_of, older)
+        if other is not None:
+            delay = timedelta(seconds=self.settings.schedule.turn_seconds)
+            self.log.info("%s waits for its turn, which is that of %s", self.task_id, other)
+            raise AirflowRescheduleException(datetime.now(UTC) + delay)
 
     def _run(self, ds: date, params: Any, own: list[str]) -> tuple[int, str]:
         command = [os.environ.get(PYTHON_VARIABLE, sys.executable), "-m", self.module]
