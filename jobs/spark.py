@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -13,6 +14,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from pyspark import SparkFiles
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
@@ -30,6 +32,15 @@ LITERAL_PATHS = {"__globPaths__": "false"}
 ROW_GROUP_BYTES = 16 * 2**20
 """Of Parquet that Spark writes: tasks that read it themselves take a row group each."""
 JAVA_OPTIONS = "spark.driver.extraJavaOptions"
+EXECUTORS_PYTHON = "spark.pyspark.python"
+LOOPBACK = {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+ON_EXECUTORS = {"spark.executorEnv.XDG_CACHE_HOME": "cache"}
+"""Compiled loops are kept in an executor's working folder: it may write there, at home perhaps not.
+"""
+PROJECT = Path(__file__).parent.parent
+SHIPPED = ("jobs", "schemas")
+"""Packages that tasks import on executors."""
+EARLIEST_IN_ZIP = (1980, 1, 1, 0, 0, 0)
 GREETINGS = re.compile(
     rb"WARNING: Using incubator|Using Spark's default|Setting default log|To adj"
 )
@@ -39,11 +50,15 @@ WARNINGS = re.compile(rb"\S+ \S+ WARN ")
 def session(name: str, settings: SparkSettings) -> SparkSession:
     """A Spark session as configured under `[spark]`, in UTC.
 
+    With a local master it listens on loopback only. Executors of any other get this code from
+    here; what it imports must be installed for their Python, by default at this one's path.
+
     Raises:
         MissingProgramError: There is no Java 17 or 21.
     """
+    is_local = settings.master.startswith("local")
     os.environ["JAVA_HOME"] = str(find_java_home())
-    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["PYSPARK_PYTHON"] = settings.conf.get(EXECUTORS_PYTHON, sys.executable)
     builder = (
         SparkSession.builder.appName(f"penumbra {name}")
         .master(settings.master)
@@ -61,16 +76,31 @@ def session(name: str, settings: SparkSettings) -> SparkSession:
         .config("spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.driver.bindAddress", "127.0.0.1")
-        .config("spark.driver.host", "127.0.0.1")
     )
     options = f"{settings.conf.get(JAVA_OPTIONS, '')} {java_options()}".strip()
-    for key, value in (settings.conf | {JAVA_OPTIONS: options}).items():
+    conf = (LOOPBACK if is_local else ON_EXECUTORS) | settings.conf | {JAVA_OPTIONS: options}
+    for key, value in conf.items():
         builder = builder.config(key, value)
     with _without_greetings():
         spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
+    if not is_local:
+        archive = _zip_code(Path(SparkFiles.getRootDirectory()) / "code" / "penumbra.zip")
+        spark.sparkContext.addPyFile(str(archive))
     return spark
+
+
+def _zip_code(path: Path) -> Path:
+    """The installed source of what executors import, as an archive with the same bytes each time.
+
+    It lies in a folder of the session, which Spark removes at its end.
+    """
+    path.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(file for name in SHIPPED for file in (PROJECT / name).rglob("*.py")):
+            entry = zipfile.ZipInfo(str(file.relative_to(PROJECT)), EARLIEST_IN_ZIP)
+            archive.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED)
+    return path
 
 
 @contextmanager

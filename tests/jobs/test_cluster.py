@@ -1,4 +1,7 @@
-"""A real Spark master and two workers: the stages give what they give on one local core."""
+"""A real Spark master and two workers: the stages give what they give on one local core.
+
+The workers' Python knows every locked package and not this project, whose code they are sent.
+"""
 
 import json
 import os
@@ -6,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -34,7 +38,7 @@ class Cluster:
         self.daemons = []
         spark_home = Path(pyspark.__file__).parent
         self.spark_class = spark_home / "bin" / "spark-class"
-        self.environment = os.environ | {
+        self.environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
             "JAVA_HOME": str(find_java_home()),
             "SPARK_HOME": str(spark_home),
             "SPARK_CONF_DIR": str(home),
@@ -62,6 +66,7 @@ class Cluster:
             self.daemons.append(
                 psutil.Popen(
                     command,
+                    cwd=self.home,
                     env=self.environment,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -104,6 +109,18 @@ class Cluster:
             with suppress(ProcessLookupError):
                 os.killpg(daemon.pid, signal.SIGKILL)
             daemon.wait()
+
+
+@pytest.fixture
+def foreign_python(tmp_path):
+    """A Python with this one's packages, but not what is installed as a link to its source."""
+    python = tmp_path / "python"
+    packages = sysconfig.get_path("purelib")
+    # Without the module site no .pth file is read, and links to sources are .pth files.
+    environment = f'PYTHONPATH="$PYTHONPATH:{packages}"'
+    python.write_text(f'#!/bin/sh\n{environment} exec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    return python
 
 
 @pytest.fixture
@@ -188,9 +205,17 @@ def run(root, spark):
 
 
 @pytest.mark.usefixtures("night")
-def test_op20_a_cluster_of_two_workers_gives_the_digests_of_one_local_core(cluster, tmp_path):
+def test_op20_a_cluster_of_two_workers_gives_the_digests_of_one_local_core(
+    cluster, foreign_python, tmp_path
+):
+    alone = [foreign_python, "-c", "import numba, pydantic, pyspark; import jobs"]
+    ended = subprocess.run(alone, cwd=cluster.home, env=cluster.environment, capture_output=True)
+    assert b"No module named 'jobs'" in ended.stderr
     quick = {"spark.driver.extraJavaOptions": QUICK_JVM}
     both_executors = {
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.pyspark.python": str(foreign_python),
         "spark.executor.memory": "1g",
         "spark.executor.extraJavaOptions": QUICK_JVM,
         # Work starts when both cores are there: a faster executor could else do it all.
