@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo night ui test test-scheduler check browser bench-discovery bench-graph bench-train bench-quality clean
+.PHONY: help install demo night ui test test-scheduler check browser secrets up smoke down \
+  bench-discovery bench-graph bench-train bench-quality clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +26,18 @@ night: $(INSTALLED) ## one night on your own events: make night DS=2017-10-31 [R
 
 ui: $(INSTALLED) ## Airflow and MLflow on 127.0.0.1 over the same ROOT; Ctrl-C stops both
 	@$(BIN)/python -m demo.ui --root $(ROOT)
+
+secrets: ## .env with random secrets for docker-compose.yml; keeps those that are there
+	@$(PYTHON) docker/make_secrets.py .env
+
+up: ## everything in containers: build, start, wait until healthy, print addresses
+	@$(PYTHON) docker/stack.py up
+
+smoke: ## two nights in containers of their own, one with crashes, beside the same nights without
+	@$(PYTHON) docker/smoke.py
+
+down: ## remove the containers of `make up`, their network and volumes: tables and models too
+	@$(PYTHON) docker/stack.py down
 
 test: check browser ## everything: check, then all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
