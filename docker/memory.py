@@ -35,7 +35,9 @@ class Memory:
     def _sample(self) -> None:
         while not self._ended.wait(SECONDS_BETWEEN_SAMPLES):
             try:
-                services = {one.id: one.service for one in self.stack.containers()}
+                services = {
+                    one.id: one.service for one in self.stack.containers() if one.state == "running"
+                }
                 form = "{{.ID}} {{.MemUsage}}"
                 said = docker("stats", "--no-stream", "--no-trunc", "--format", form, *services)
             except StackError:  # a container may end between the two questions

@@ -39,12 +39,12 @@ SPARK_STAGES = ("interactions", "items", "sequences", "item_graph", "soft_target
 TABLES_WITH_TIMES = {"promotions"}
 """Whose rows say when they were decided: no two runs agree on that."""
 ROWS_NEEDED = ("interactions", "items", "soft_targets", "checkpoints", "recommendations")
-SECONDS_OF_A_NIGHT = 900.0
+SECONDS_OF_A_NIGHT = 3600.0
 SECONDS_INTO_TRAINING = 4.0
 EMBEDDED = "/tmp/embedded"
 LOCAL = {
     "PENUMBRA_REGISTRY__TRACKING_URI": "",
-    "PENUMBRA_SCHEDULE__START_DATE": "2000-01-01",
+    "PENUMBRA_SCHEDULE__START_DATE": '"2000-01-01"',
     "PENUMBRA_SPARK__CONF": '{ "spark.ui.enabled" = "false" }',
     "PENUMBRA_SPARK__MASTER": "local[2]",
 }
@@ -89,9 +89,7 @@ def running_stack(folder: Path, checks: Checks) -> Iterator[Stack]:
     make_secrets.main([str(env_file)])
     today = datetime.now(UTC).date()
     # No interval of this schedule ends soon: only the runs that are triggered here take place.
-    schedule = (
-        f'[schedule]\ncron = "0 0 1 1 *"\nstart_date = "{today}"\nretry_delay_seconds = 1.0\n'
-    )
+    schedule = f'cron = "0 0 1 1 *"\nstart_date = "{today}"\nretry_delay_seconds = 1.0\n'
     text = Path(__file__).with_name("smoke.toml").read_text()
     settings.write_text(f"{text}\n[schedule]\n{schedule}")
     folder.chmod(0o755)
@@ -122,6 +120,11 @@ def smoke(stack: Stack, folder: Path, checks: Checks) -> None:
     airflow = Airflow(stack.address("airflow-api-server", 8080), "admin", password[1], DAG)
     stack.execute("airflow-scheduler", "python", "-m", "demo.load_events", *where("/data"))
     checks.say("events are loaded")
+    alone = ("sh", "-c", "cd /tmp && python -c 'import pyspark, numba, jobs' 2>&1 || true")
+    said = stack.execute("spark-worker-1", *alone)
+    checks.check(
+        "No module named 'jobs'" in said, "workers have the packages, not the stages' code"
+    )
     airflow.unpause(time.monotonic() + 120)
     with Memory(stack) as memory:
         run_night(stack, airflow, checks, NIGHTS[0], {})
@@ -167,7 +170,8 @@ def run_night(
     spent = ", ".join(f"{name} {task['duration'] or 0:.0f}" for name, task in tasks.items())
     state = airflow.state(run_id)
     checks.check(state == "success", f"night {ds}: {state} after {seconds:.0f} s ({spent})")
-    checks.check(not due, f"{len(crashes)} services were killed")
+    if crashes:
+        checks.check(not due, f"{len(crashes)} services were killed in it")
     for service in crashes:
         stack.wait()
         restarts = stack.container(service).restarts
