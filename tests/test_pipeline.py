@@ -29,6 +29,7 @@ from schemas.settings import Settings
 from schemas.soft_targets import SOFT_TARGETS
 from trainer.tracking import configure
 
+PROJECT = Path(__file__).parent.parent
 FIRST, SECOND = NIGHTS
 TABLES = [contract for contract in CHAIN if contract.table != "events"]
 SHORT = """
@@ -114,6 +115,22 @@ def test_each_night_leaves_a_page_under_the_root_and_in_its_mlflow_run(two_night
         run = configure(root, Settings()).get_run(run_id)
         assert Path(run.info.artifact_uri, "report.html").read_bytes() == page.read_bytes()
         assert run.data.tags["penumbra.report"] == str(page)
+
+
+def test_the_facts_that_the_containers_smoke_test_compares_are_those_of_the_nights(two_nights):
+    root, _ = two_nights
+    command = [sys.executable, PROJECT / "docker" / "facts.py", root, *map(str, NIGHTS)]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    facts = json.loads(done.stdout)
+    for ds in NIGHTS:
+        night = facts[str(ds)]
+        manifests = {t.table: get(root, t, ds).manifest for t in TABLES}
+        assert night["digests"] == {name: m.content_digest for name, m in manifests.items()}
+        assert night["rows"] == {name: m.rows for name, m in manifests.items()}
+        assert len(night["metrics"]) == night["rows"]["scorecards"]
+        (decision,) = get(root, PROMOTIONS, ds).read(["verdict"]).to_pylist()
+        assert night["verdict"] == decision["verdict"]
 
 
 def test_op13_events_are_interactions_quarantine_and_duplicates(two_nights):

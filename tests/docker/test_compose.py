@@ -37,6 +37,17 @@ def test_op24_the_services_are_those_of_the_deployment_guide():
     assert set(SERVICES) == PUBLISHED | AIRFLOW | workers | others
 
 
+def test_the_deployment_guide_tells_every_services_limit():
+    guide = (PROJECT / "docs" / "deployment.md").read_text()
+    told = re.findall(r"^\| `([a-z0-9-]+)` \| .* \| ([\d.]+) ([GM])iB \|$", guide, re.MULTILINE)
+    limits = {name: float(size) * (1024 if unit == "G" else 1) for name, size, unit in told}
+    found = {name: service["mem_limit"] for name, service in SERVICES.items()}
+    in_mebibytes = {
+        n: int(size[:-1]) * (1024 if size[-1] == "g" else 1) for n, size in found.items()
+    }
+    assert limits == {n: size for n, size in in_mebibytes.items() if n != "airflow-setup"}
+
+
 def test_op24_only_three_ports_are_published_and_only_on_loopback():
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert set(ports) == PUBLISHED
