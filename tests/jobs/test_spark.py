@@ -1,0 +1,25 @@
+"""The session: where it listens, and the code it sends; a real cluster is in test_cluster.py."""
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from jobs.spark import _zip_code
+
+
+def test_a_local_session_listens_on_loopback_only_and_sends_no_code(spark):
+    assert spark.conf.get("spark.driver.host") == "127.0.0.1"
+    assert spark.conf.get("spark.driver.bindAddress") == "127.0.0.1"
+    assert not spark.sparkContext.listFiles
+
+
+def test_the_archive_of_the_code_has_the_same_bytes_each_time_and_runs_from_anywhere(tmp_path):
+    one, other = (_zip_code(tmp_path / name / "code.zip") for name in ("one", "other"))
+    assert one.read_bytes() == other.read_bytes()
+    program = "import jobs.propagation, schemas.settings; print(jobs.propagation.__file__)"
+    # Without the module site no link to this project's source is followed.
+    path = {"PYTHONPATH": f"{one}:{sysconfig.get_path('purelib')}"}
+    command = [sys.executable, "-S", "-c", program]
+    ended = subprocess.run(command, cwd=tmp_path, env=path, capture_output=True, text=True)
+    assert Path(ended.stdout.strip()) == one / "jobs" / "propagation.py", ended.stderr
