@@ -40,7 +40,7 @@ down: ## remove the containers of `make up`, their network and volumes: tables a
 	@$(PYTHON) docker/stack.py down
 
 test: check browser ## everything: check, then all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-scheduler: $(INSTALLED) ## real nights under a real scheduler: faults, kills, a backfill (minutes)
 	$(BIN)/python -m pytest -m scheduler tests/scheduler
