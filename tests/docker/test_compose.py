@@ -65,7 +65,7 @@ def test_every_service_has_limits_a_restart_policy_and_the_private_network(name)
     assert not {"network_mode", "privileged", "user", "cap_add"} & set(service)
 
 
-@pytest.mark.parametrize("name", set(SERVICES) - {"airflow-setup"})
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"airflow-setup"}))
 def test_a_health_check_asks_a_route_under_a_services_own_name(name):
     kind, program, *arguments = SERVICES[name]["healthcheck"]["test"]
     assert kind == "CMD"
