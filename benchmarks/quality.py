@@ -2,11 +2,13 @@
 
     make bench-quality DATA=folder
     python -m benchmarks.quality prepare beauty --data folder
+    python -m benchmarks.quality targets beauty
     python -m benchmarks.quality search beauty --backbone sasrec --trials 12 --hours 3
     python -m benchmarks.quality score beauty --backbone sasrec --seeds 1 2 3
     python -m benchmarks.quality report
 
-Each step takes up where an earlier run ended. `search` looks at validation alone; `score` trains
+Each step takes up where an earlier run ended. `targets` says which soft targets know what comes
+next, without training; `search` looks at validation alone; `score` trains
 the best settings of each loss and looks at the holdout; `report` refuses cells whose losses were
 not tried as often. `all` does everything, cell by cell. Any setting that is not searched may be
 overridden for all losses, such as PENUMBRA_TRAINING__EPOCHS=10; the trials record it.
@@ -28,6 +30,7 @@ from benchmarks.quality_roots import prepare
 from benchmarks.quality_scores import score
 from benchmarks.quality_search import SECONDS_PER_HOUR, search
 from benchmarks.quality_space import LOSSES
+from benchmarks.quality_targets import compare_targets
 from benchmarks.report import surroundings
 from schemas.errors import PenumbraError, UsageError
 from trainer.backbones import BACKBONES
@@ -84,6 +87,8 @@ def run(options: argparse.Namespace) -> None:
     data = DATA_SETS[options.data_set]
     if options.step == "prepare":
         return prepare(data, options.root, options.data)
+    if options.step == "targets":
+        return print(compare_targets(data, options.root), end="")
     if options.step == "search":
         trials, seed, hours = options.trials, options.seed, options.hours
         return search(data, options.root, options.backbone, options.loss, trials, seed, hours)
@@ -98,7 +103,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     steps = parser.add_subparsers(dest="step", required=True)
-    for step in ("prepare", "search", "score", "report", "all"):
+    for step in ("prepare", "targets", "search", "score", "report", "all"):
         _add_step(steps.add_parser(step), step)
     options = parser.parse_args(arguments)
     options.root = options.root.resolve()
@@ -109,7 +114,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _add_step(parser: argparse.ArgumentParser, step: str) -> None:
     parser.add_argument("--root", type=Path, default=Path("var/quality"))
-    if step in ("prepare", "search", "score"):
+    if step in ("prepare", "targets", "search", "score"):
         parser.add_argument("data_set", choices=DATA_SETS)
     if step in ("prepare", "all"):
         parser.add_argument("--data", type=Path, required=True, help="folder of the data's files")

@@ -62,11 +62,16 @@ def draw_trials(loss: str, seed: int, num_trials: int) -> list[Changes]:
     trials: list[Changes] = []
     drawn: list[Changes] = []
     while len(trials) < num_trials:
-        one = _draw(SHARED, shared) if drawn else _first(SHARED)
+        one = _draw(SHARED, shared) if drawn else first_choices(SHARED)
         if one not in drawn:
             drawn.append(one)
-            trials.append(one | (_draw(OWN[loss], own) if trials else _first(OWN[loss])))
+            trials.append(one | (_draw(OWN[loss], own) if trials else first_choices(OWN[loss])))
     return trials
+
+
+def first_choices(choices: Choices) -> Changes:
+    """The value that a search starts from, for every setting."""
+    return {name: values[0] for name, values in choices.items()}
 
 
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
@@ -80,10 +85,6 @@ def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
         section, key = dotted.split(".")
         values[section][key] = value
     return Settings.model_validate(values)
-
-
-def _first(choices: Choices) -> Changes:
-    return {name: values[0] for name, values in choices.items()}
 
 
 def _draw(choices: Choices, chance: random.Random) -> Changes:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks import quality_search
+from benchmarks import quality_search, quality_targets
 from benchmarks.quality import main
 from benchmarks.quality_data import DATA_SETS, DAY, DataSet, ordered_events
 from benchmarks.quality_report import Cell, Gain, read_cells
@@ -18,6 +18,7 @@ from benchmarks.quality_roots import prepare, without_holdout
 from benchmarks.quality_scores import Score, read_score, score
 from benchmarks.quality_search import Trial, best_trials, read_trials, search
 from benchmarks.quality_space import LOSSES, OWN, SHARED, draw_trials
+from benchmarks.quality_targets import compare_targets
 from schemas.command import Night
 from schemas.errors import DataError, UsageError
 from schemas.partitions import get
@@ -93,6 +94,18 @@ def test_a_search_finds_the_same_where_the_holdout_is_gone(root, tmp_path):
     search(WALKS, tmp_path, "mlp", LOSSES, 1, seed=7, run=run_nothing)
     found, before = (read_trials(home) for home in (copy, root / "walks"))
     assert [replace(t, seconds=0) for t in found] == [replace(t, seconds=0) for t in before]
+
+
+def test_targets_that_look_ahead_know_the_next_step_of_a_walk(root, tmp_path, monkeypatch):
+    choices = {"item_graph.direction": ("symmetric", "forward"), "item_graph.window": (1,)}
+    choices |= {"soft_targets.top_k": (2,)}
+    monkeypatch.setattr(quality_targets, "SOFT_TARGETS", choices)
+    shutil.copytree(root / "walks", tmp_path / "walks", symlinks=True)
+    table = compare_targets(WALKS, tmp_path, run_here)
+    assert (tmp_path / "walks" / "targets.md").read_text() == table
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    hit_rates = {(changed, kind): float(hits) for changed, kind, hits, *_ in rows}
+    assert hit_rates["direction forward", "item"] > hit_rates["(nothing)", "item"] > 0
 
 
 def test_actions_after_the_border_leave_with_their_times():
