@@ -25,7 +25,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.quality_data import DATA_SETS
-from benchmarks.quality_report import FEWEST_SEEDS, PACKAGES, Cell, build, read_cells
+from benchmarks.quality_report import PACKAGES, build, read_cells
 from benchmarks.quality_roots import prepare
 from benchmarks.quality_scores import score
 from benchmarks.quality_search import SECONDS_PER_HOUR, search
@@ -35,7 +35,7 @@ from benchmarks.report import surroundings
 from schemas.errors import PenumbraError, UsageError
 from trainer.backbones import BACKBONES
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path("benchmarks/results")
 TABLE_WIDTH = 150
 """Columns of the printed table, in a terminal or a log."""
 
@@ -50,15 +50,8 @@ def report(options: argparse.Namespace) -> None:
         raise UsageError(f"no cell under {options.root}", "scores of one at least", fix)
     found = build(cells, surroundings(options.command, PACKAGES))
     found.print(Console(width=TABLE_WIDTH))
-    folder = RESULTS if is_whole(cells) else options.root / "results"
-    found.write(folder)
-    print(f"written to {folder}")
-
-
-def is_whole(cells: Sequence[Cell]) -> bool:
-    """Whether these are all cells with enough seeds: only then results are published."""
-    enough = [cell for cell in cells if min(map(len, cell.scores.values())) >= FEWEST_SEEDS]
-    return len(enough) == len(DATA_SETS) * len(BACKBONES)
+    found.write(options.to)
+    print(f"written to {options.to}")
 
 
 def run_all(options: argparse.Namespace) -> None:
@@ -126,6 +119,8 @@ def _add_step(parser: argparse.ArgumentParser, step: str) -> None:
         parser.add_argument("--trials", type=int, default=12, help="of each loss (12)")
         parser.add_argument("--seed", type=int, default=1, help="of draws and trainings (1)")
         parser.add_argument("--hours", type=float, default=float("inf"), help="then stop")
+    if step in ("report", "all"):
+        parser.add_argument("--to", type=Path, default=RESULTS, help=f"folder ({RESULTS})")
     if step in ("score", "all"):
         parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
 

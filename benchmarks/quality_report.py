@@ -6,7 +6,7 @@ with the higher mean on the holdout itself, the harder of the two choices.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from benchmarks.quality_training import PARTS
 from benchmarks.report import Finding, markdown_table
 from schemas.errors import UsageError
 from schemas.settings import GateSettings
+from trainer.backbones import BACKBONES
 from trainer.evidence import paired_interval
 
 PACKAGES = ("torch", "numpy", "pyspark")
@@ -28,6 +29,7 @@ SHOWN = ("ndcg@10", "recall@10", "recall@20")
 COMPARED = ("ndcg@10", "recall@10")
 FEWEST_SEEDS = 3
 """A cell with fewer is marked as provisional."""
+NUM_CELLS = len(DATA_SETS) * len(BACKBONES)
 ANCHORS = {
     "SASRec, cross-entropy": (0.1779, 0.3058),
     "SASRec, cross-entropy, another source": (0.1821, 0.3152),
@@ -49,12 +51,12 @@ REACHES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A data set with a backbone: the best trial of each loss, and its scores by seed."""
+    """A data set with a backbone: each loss's best trial, all trials, and scores by seed."""
 
     data: DataSet
     backbone: str
     trials: dict[str, Trial]
-    num_trials: int
+    tried: Sequence[Trial]
     scores: dict[str, list[Score]]
 
     @property
@@ -190,8 +192,8 @@ def read_cell(data: DataSet, root: Path, backbone: str, trials: Sequence[Trial])
         seeds = {loss: [seed for seed, _ in facts] for loss, facts in same.items()}
         fix = f"python -m benchmarks.quality score {data.name} --backbone {backbone}"
         raise UsageError(f"scores of seeds {seeds}", "the same seeds and holdout for all", fix)
-    num_trials = sum((t.backbone, t.loss) == (backbone, METHOD) for t in trials)
-    return Cell(data, backbone, best, num_trials, scores)
+    tried = [trial for trial in trials if trial.backbone == backbone]
+    return Cell(data, backbone, best, tried, scores)
 
 
 def build(cells: Sequence[Cell], surroundings: dict[str, Any]) -> QualityReport:
@@ -227,12 +229,13 @@ def _gains(cell: Cell) -> Iterator[Finding]:
 def _tally(cells: Sequence[Cell]) -> list[Finding]:
     verdicts = [Gain(cell, "ndcg@10").verdict for cell in cells]
     wins, losses = verdicts.count("win"), verdicts.count("loss")
-    what = f"cells that {METHOD} wins by ndcg@10, and loses"
+    what = f"cells that {METHOD} wins by ndcg@10, and loses; {NUM_CELLS} are to be compared"
     return [Finding("all", what, f"{wins} of {len(cells)}", f"{losses} lost", wins, " wins")]
 
 
 def _run(cell: Cell, loss: str) -> dict[str, Any]:
     trial, found = cell.trials[loss], cell.scores[loss]
+    tried = [asdict(one) for one in cell.tried if one.loss == loss]
     return {
         "on": cell.name,
         "loss": loss,
@@ -241,10 +244,11 @@ def _run(cell: Cell, loss: str) -> dict[str, Any]:
         "means_of_all_items": {metric: cell.mean(loss, metric, "all") for metric in SHOWN},
         "ndcg@10_by_seed": cell.by_seed(loss, "ndcg@10"),
         "scored_share": cell.scored_share,
-        "num_trials": cell.num_trials,
+        "num_trials": len(tried),
         "search_seed": trial.seed,
         "validation_ndcg@10": trial.validation_ndcg_10,
         "changes": trial.changes,
         "equal": trial.equal,
         "by_seed": [one.facts for one in found],
+        "trials": tried,
     }

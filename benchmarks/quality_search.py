@@ -1,4 +1,4 @@
-"""Quality search: scripted random search on validation, every trial recorded in a file.
+"""Quality search: scripted local search on validation, every trial recorded in a file.
 
 `<root>/<data set>/trials.jsonl` gets a line per trial; a trial that is in there is not repeated.
 Losses take turns, so that a search that runs out of time has tried each as often.
@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.quality_data import DataSet
 from benchmarks.quality_roots import RunStage, run_stage, soft_root
-from benchmarks.quality_space import Changes, changed, draw_trials
+from benchmarks.quality_space import Changes, changed, next_changes
 from benchmarks.quality_training import train
 from schemas.errors import DataError, UsageError
 from schemas.partitions import get
@@ -90,25 +90,26 @@ def search(
     """
     home, until = data.home(root), time.monotonic() + hours * SECONDS_PER_HOUR
     done = {trial.key: trial for trial in read_trials(home)}
-    draws = {loss: draw_trials(loss, seed, num_trials) for loss in losses}
+    tried: dict[str, list[tuple[Changes, float]]] = {loss: [] for loss in losses}
     settings = data.load_settings(root)
     for number in range(num_trials):
         if time.monotonic() >= until:
             print(f"{data.name} {backbone}: time is over before trial {number}", flush=True)
             return
         for loss in losses:
-            changes, equal = draws[loss][number], equal_settings(data, root, settings)
-            known = done.get((backbone, loss, seed, number))
-            if known is None:
+            changes = next_changes(loss, seed, tried[loss])
+            trial = done.get((backbone, loss, seed, number))
+            if trial is None:
                 trial = try_once(data, root, (backbone, loss, seed, number), changes, run)
                 _append(home / TRIALS_FILE, trial)
                 print(_line(data, trial), flush=True)
-            elif (known.changes, known.equal) != (changes, equal):
+            elif (trial.changes, trial.equal) != (changes, equal_settings(data, root, settings)):
                 raise UsageError(
                     f"another trial {number} of {backbone} with {loss}, seed {seed}",
                     "the same settings, data and search space as when it was recorded",
                     f"another --seed, or move {home / TRIALS_FILE} away",
                 )
+            tried[loss].append((changes, trial.validation_ndcg_10))
 
 
 def try_once(

@@ -1,12 +1,11 @@
 """Quality space: what a search may choose from, for every loss in one place.
 
-All losses draw the same shared settings in the same trials, so that no loss is luckier with its
-learning rates; own settings are drawn beside them. Trial 0 takes the first choice of everything.
+Every loss has the same number of trials and starts from the same shared settings; a loss with more
+settings of its own has to find more with them.
 """
 
-import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from schemas.errors import UsageError
@@ -47,26 +46,37 @@ OWN: dict[str, Choices] = {
 METHOD = "decoupled"
 BASELINES = ("cross_entropy", "label_smoothing")
 LOSSES = (*BASELINES, METHOD)
+MOST_DRAWS = 1000
+"""After which nothing new is expected."""
 
 
-def draw_trials(loss: str, seed: int, num_trials: int) -> list[Changes]:
-    """What each trial of a loss changes; more trials begin with the same ones.
+def next_changes(loss: str, seed: int, tried: Sequence[tuple[Changes, float]]) -> Changes:
+    """What the next trial of a loss changes: the best so far with one or two settings drawn anew.
+
+    The first trial takes the first choice of everything.
+
+    Args:
+        loss: One of `LOSSES`.
+        seed: Of what is drawn.
+        tried: The trials before with their validation, oldest first.
 
     Raises:
-        UsageError: There are not as many different shared settings.
+        UsageError: Nothing new is that close to the best.
     """
-    num_shared = math.prod(map(len, SHARED.values()))
-    if num_trials > num_shared:
-        raise UsageError(f"{num_trials} trials", f"at most {num_shared}", "--trials")
-    shared, own = random.Random(f"{seed} shared"), random.Random(f"{seed} {loss}")
-    trials: list[Changes] = []
-    drawn: list[Changes] = []
-    while len(trials) < num_trials:
-        one = _draw(SHARED, shared) if drawn else first_choices(SHARED)
-        if one not in drawn:
-            drawn.append(one)
-            trials.append(one | (_draw(OWN[loss], own) if trials else first_choices(OWN[loss])))
-    return trials
+    choices = {**SHARED, **OWN[loss]}
+    if not tried:
+        return first_choices(choices)
+    known = [changes for changes, _ in tried]
+    best, _ = max(tried, key=lambda one: one[1])
+    chance = random.Random(f"{seed} {loss} {len(tried)}")
+    open_to_change = [name for name, values in choices.items() if len(values) > 1]
+    for _ in range(MOST_DRAWS):
+        names = chance.sample(open_to_change, min(chance.choice((1, 2)), len(open_to_change)))
+        others = {n: [value for value in choices[n] if value != best[n]] for n in names}
+        drawn = best | {name: chance.choice(values) for name, values in others.items()}
+        if drawn not in known:
+            return drawn
+    raise UsageError(f"{len(tried)} trials of {loss} and nothing new", "fewer", "--trials")
 
 
 def first_choices(choices: Choices) -> Changes:
@@ -85,7 +95,3 @@ def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
         section, key = dotted.split(".")
         values[section][key] = value
     return Settings.model_validate(values)
-
-
-def _draw(choices: Choices, chance: random.Random) -> Changes:
-    return {name: chance.choice(values) for name, values in choices.items()}

@@ -3,21 +3,21 @@
 import importlib
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks import quality_search, quality_targets
+from benchmarks import quality_search, quality_space, quality_targets
 from benchmarks.quality import main
 from benchmarks.quality_data import DATA_SETS, DAY, DataSet, ordered_events
 from benchmarks.quality_report import Cell, Gain, read_cells
 from benchmarks.quality_roots import prepare, without_holdout
 from benchmarks.quality_scores import Score, read_score, score
 from benchmarks.quality_search import Trial, best_trials, read_trials, search
-from benchmarks.quality_space import LOSSES, OWN, SHARED, draw_trials
+from benchmarks.quality_space import LOSSES, OWN, SHARED, next_changes
 from benchmarks.quality_targets import compare_targets
 from schemas.command import Night
 from schemas.errors import DataError, UsageError
@@ -159,7 +159,7 @@ def test_no_new_round_begins_when_the_time_is_over(root):
 
 
 def test_the_report_has_the_numbers_of_the_files(root, cell, capsys):
-    assert main(["report", "--root", str(root)]) == 0
+    assert main(["report", "--root", str(root), "--to", str(root / "results")]) == 0
     report = json.loads((root / "results" / "quality.json").read_text())
     for run in report["runs"]:
         pattern = f"mlp-{run['loss']}-*.npz"
@@ -167,6 +167,8 @@ def test_the_report_has_the_numbers_of_the_files(root, cell, capsys):
         assert len(scores) == len(SEEDS)
         mean = np.mean([one.values["all/ndcg@10"] for one in scores], dtype=np.float64)
         assert run["means"]["ndcg@10"] == pytest.approx(mean, abs=1e-9)
+        (tried,) = [t for t in read_trials(root / "walks") if t.loss == run["loss"]]
+        assert run["trials"] == [asdict(tried)]
         assert f"| {run['loss']} | {mean:.4f} |" in (root / "results" / "quality.md").read_text()
     assert "provisional: 2 seeds" in report["findings"][0]["what"]
 
@@ -176,7 +178,7 @@ def test_a_cell_with_unequal_budgets_is_left_out(root, tmp_path, monkeypatch, ca
     copy = shutil.copytree(root / "walks", tmp_path / "walks", symlinks=True)
     search(WALKS, tmp_path, "mlp", ["cross_entropy"], 2, seed=7, run=run_nothing)
     assert len(read_trials(copy)) == len(LOSSES) + 1
-    assert main(["report", "--root", str(tmp_path)]) == 64
+    assert main(["report", "--root", str(tmp_path), "--to", str(tmp_path / "results")]) == 64
     assert "2 trials of cross_entropy, 1 trials of label_smoothing" in capsys.readouterr().err
 
 
@@ -194,18 +196,27 @@ def test_losses_with_other_epochs_are_not_compared():
         best_trials([trial("a"), trial("b", epochs=3)], "mlp", ["a", "b"])
 
 
-def test_all_losses_draw_the_same_shared_settings():
-    trials = {loss: draw_trials(loss, 1, 5) for loss in LOSSES}
-    shared = {loss: [[t[name] for name in SHARED] for t in drawn] for loss, drawn in trials.items()}
-    assert shared["decoupled"] == shared["label_smoothing"] == shared["cross_entropy"]
-    assert len({str(one) for one in shared["decoupled"]}) == 5
-
-
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_longer_search_begins_like_a_shorter_one(loss):
+def test_a_search_starts_from_the_first_choices_and_goes_on_near_the_best(loss):
     choices = SHARED | OWN[loss]
-    assert draw_trials(loss, 1, 6)[:4] == draw_trials(loss, 1, 4)
-    assert draw_trials(loss, 1, 1) == [{name: values[0] for name, values in choices.items()}]
+    first = next_changes(loss, 1, [])
+    assert first == {name: values[0] for name, values in choices.items()}
+    tried = [(first, 0.1), ({name: values[-1] for name, values in choices.items()}, 0.3)]
+    best = tried[1][0]
+    for _ in range(8):
+        drawn = next_changes(loss, 1, tried)
+        assert drawn not in [changes for changes, _ in tried]
+        changed = [name for name in choices if drawn[name] != best[name]]
+        assert len(changed) in (1, 2)
+        assert all(drawn[name] in choices[name] for name in changed)
+        tried.append((drawn, 0.2))
+
+
+def test_a_search_that_has_tried_all_says_so(monkeypatch):
+    monkeypatch.setattr(quality_space, "SHARED", {"training.dropout": (0.1, 0.2)})
+    tried = [({"training.dropout": value}, 0.1) for value in (0.1, 0.2)]
+    with pytest.raises(UsageError, match="nothing new"):
+        next_changes("cross_entropy", 1, tried)
 
 
 def test_gain_is_against_the_better_baseline_paired_over_users(cell):
@@ -217,11 +228,13 @@ def test_gain_is_against_the_better_baseline_paired_over_users(cell):
         "label_smoothing": scores(0.4, 0.4, 0.4, 0.4),
         "decoupled": scores(0.5, 0.5, 0.5, 0.3),
     }
-    literal = Cell(cell.data, "mlp", cell.trials, 1, found)
+    literal = Cell(cell.data, "mlp", cell.trials, cell.tried, found)
     gain = Gain(literal, "ndcg@10")
     assert literal.opponent == "label_smoothing"
     assert gain.relative == pytest.approx(0.125)
     assert gain.users == (3, 1)
     assert gain.verdict == "open"
-    better = Cell(cell.data, "mlp", cell.trials, 1, found | {"decoupled": scores(*[0.5] * 4)})
+    better = Cell(
+        cell.data, "mlp", cell.trials, cell.tried, found | {"decoupled": scores(*[0.5] * 4)}
+    )
     assert Gain(better, "ndcg@10").verdict == "win"
