@@ -73,7 +73,7 @@ conf = {{ "spark.driver.extraJavaOptions" = "-XX:TieredStopAtLevel=1 -XX:+UseSer
 cron = "{NIGHT.minute} {NIGHT.hour} * * *"
 retries = 3
 retry_delay_seconds = {RETRY_DELAY_SECONDS}
-turn_seconds = 10.0
+turn_seconds = 3.0
 """
 
 
@@ -96,6 +96,7 @@ class Airflow:
             "AIRFLOW__API__SECRET_KEY": secrets.token_hex(32),
             "AIRFLOW__CORE__PARALLELISM": "3",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(HEARTBEAT_SECONDS),
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
