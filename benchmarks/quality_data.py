@@ -39,8 +39,13 @@ DAY = date(2024, 1, 1)
 SECONDS_PER_DAY = 86_400
 MOST_ACTIONS = 10_000
 """Of one MovieLens user; more than anyone has."""
-EVERYONE: dict[str, Any] = {"targets": "all", "validation_users": 1_000_000}
-"""Every next item is a target, every user validates."""
+EVERYONE: dict[str, Any] = {
+    "targets": "all",
+    "validation_users": 1_000_000,
+    "schedule": "cosine",
+    "precision": "bfloat16",
+}
+"""Every next item is a target, every user validates; the rate ends at 0 with the epochs."""
 
 HistoryLists = Mapping[str, Sequence[str]]
 """Raw item ids by raw user id, oldest first."""
@@ -201,7 +206,7 @@ _MUSIC30: dict[str, dict[str, Any]] = {
     "training": EVERYONE | {"max_length": 100, "batch_size": 128, "epochs": 40, "patience": 4},
     "evaluation": {"exclude_seen": False},
 }
-_BEAUTY = _leave_one_out(exclude_seen=False, max_length=50, batch_size=256, epochs=60, patience=5)
+_BEAUTY = _leave_one_out(exclude_seen=False, max_length=50, batch_size=256, epochs=16, patience=5)
 _DIGINETICA = _leave_one_out(
     exclude_seen=False, max_length=20, batch_size=256, epochs=40, patience=4
 )

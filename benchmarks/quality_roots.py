@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from benchmarks.discovery import run_stage
 from benchmarks.quality_data import DataSet, write_events, write_settings
+from benchmarks.quality_space import METHOD, OWN, changed, first_choices
 from schemas.contract import Contract
 from schemas.item_graph import ITEM_GRAPH
 from schemas.items import ITEMS
@@ -40,7 +41,7 @@ RunStage = Callable[[str, date, Path, Mapping[str, str], Path], None]
 
 
 def prepare(data: DataSet, root: Path, source: Path, run: RunStage = run_stage) -> None:
-    """Makes everything that a search starts from: tables, sealed sequences, first soft targets.
+    """Makes what a search starts from: tables, sealed sequences, soft targets of the first trial.
 
     Args:
         data: The data set.
@@ -57,7 +58,7 @@ def prepare(data: DataSet, root: Path, source: Path, run: RunStage = run_stage) 
     for module in NIGHT_STAGES:
         run(module, data.ds, night, {}, settings_file)
     seal(data, root)
-    soft_root(data, root, data.load_settings(root), run)
+    soft_root(data, root, changed(data.load_settings(root), first_choices(OWN[METHOD])), run)
     items, sequences = (get(night, contract, data.ds).manifest for contract in (ITEMS, SEQUENCES))
     print(
         f"{data.name}: {num_events:,} events, {items.rows:,} items, {sequences.rows:,} users",

@@ -24,7 +24,16 @@ from trainer.checkpointing import ResumeState
 from trainer.losses import USE_SOFT_TARGETS
 
 TRIALS_FILE = "trials.jsonl"
-EQUAL = ("epochs", "patience", "max_length", "batch_size", "targets")
+EQUAL = (
+    "epochs",
+    "patience",
+    "schedule",
+    "width",
+    "max_length",
+    "batch_size",
+    "targets",
+    "precision",
+)
 """Training settings that no search draws and that all trials of a cell must share."""
 SECONDS_PER_HOUR = 3600
 
