@@ -59,6 +59,8 @@ class TrainingSettings(Frozen):
     """λ1: how far target confidence follows the soft target's own mass, c = λ1·q_y + 1 - λ1."""
     lambda2: float = Field(0.5, ge=0, le=1)
     """λ2: weight of target confidence against the distribution over the other items."""
+    softness: Literal["constant", "falling"] = "constant"
+    """λ1 and 1-λ2 stay, or fall evenly to 0 over all epochs: soft targets first, sharp at last."""
     beta: float = Field(0.0, ge=0, le=1)
     """β: share of the user's own soft target in an example's, the rest is the item's."""
     learning_rate: float = Field(1e-3, gt=0)

@@ -138,7 +138,16 @@ class Fitting:
             hidden_BLD = self.backbone(batch.items_BL)
         hidden_ND = hidden_BLD.float().flatten(0, 1)[batch.positions_N]
         output = Output(*self.backbone.output(), self.log_sampling_V)
-        return LOSSES[self.settings.loss](hidden_ND, output, batch.examples, self.settings)
+        return LOSSES[self.settings.loss](hidden_ND, output, batch.examples, self._softened())
+
+    def _softened(self) -> TrainingSettings:
+        """The settings with λ1 and λ2 as they are at this step."""
+        settings = self.settings
+        if settings.softness == "constant":
+            return settings
+        left = 1 - self._num_steps / (settings.epochs * self.windows.num_batches)
+        now = {"lambda1": left * settings.lambda1, "lambda2": 1 - left * (1 - settings.lambda2)}
+        return settings.model_copy(update=now)
 
     def _add_up_gradients(self, num_examples: int, sums: torch.Tensor) -> None:
         """Makes gradients and sums those of the whole batch, of which a rank has a share."""
@@ -153,15 +162,19 @@ class Fitting:
         for gradient in gradients:
             gradient.div_(sums[3])
 
+    @property
+    def _num_steps(self) -> int:
+        """Steps that are done, of all epochs."""
+        return (self.progress.epoch - 1) * self.windows.num_batches + self.progress.batch
+
     def _learning_rate_factor(self) -> float:
         """Share of the peak at this step: a linear rise, then as `schedule` says."""
-        settings, per_epoch = self.settings, self.windows.num_batches
-        step = (self.progress.epoch - 1) * per_epoch + self.progress.batch + 1
+        settings, step = self.settings, self._num_steps + 1
         if step <= settings.warm_up_steps:
             return step / settings.warm_up_steps
         if settings.schedule == "constant":
             return 1.0
-        rest = settings.epochs * per_epoch - settings.warm_up_steps
+        rest = settings.epochs * self.windows.num_batches - settings.warm_up_steps
         return (1 + math.cos(math.pi * (step - settings.warm_up_steps) / rest)) / 2
 
     def _refuse_bad(self, loss: float, norm: float) -> None:

@@ -181,6 +181,33 @@ def test_a_cosine_schedule_ends_at_zero_with_the_last_epoch(tmp_path):
     assert rates[3:] == sorted(rates[3:], reverse=True)
 
 
+def lambdas(tmp_path, monkeypatch, **changes):
+    run, _ = fitting(tmp_path, loss="decoupled", lambda1=0.4, lambda2=0.6, **changes)
+    decoupled, seen = LOSSES["decoupled"], []
+
+    def recording(hidden_ND, output, examples, settings):
+        seen.append((settings.lambda1, settings.lambda2))
+        return decoupled(hidden_ND, output, examples, settings)
+
+    monkeypatch.setitem(LOSSES, "decoupled", recording)
+    run.run()
+    return seen
+
+
+def test_falling_softness_ends_where_the_observed_item_is_all_that_counts(tmp_path, monkeypatch):
+    seen = lambdas(tmp_path, monkeypatch, epochs=4, softness="falling")
+    lambda1, lambda2 = zip(*seen, strict=True)
+    assert seen[0] == pytest.approx((0.4, 0.6))
+    assert seen[len(seen) // 2] == pytest.approx((0.2, 0.8))
+    assert seen[-1] == pytest.approx((0.4 / len(seen), 1 - 0.4 / len(seen)))
+    assert list(lambda1) == sorted(lambda1, reverse=True)
+    assert list(lambda2) == sorted(lambda2)
+
+
+def test_constant_softness_stays(tmp_path, monkeypatch):
+    assert set(lambdas(tmp_path, monkeypatch, epochs=2)) == {(0.4, 0.6)}
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_bfloat16_learns_what_float32_does(tmp_path, backbone):
     changes = {"backbone": backbone, "dropout": 0.0, "learning_rate": 0.01}
