@@ -18,10 +18,10 @@ Changes = dict[str, Any]
 
 SHARED: Choices = {
     "training.learning_rate": (2e-3, 1e-3, 4e-3),
-    "training.dropout": (0.2, 0.1, 0.4),
+    "training.dropout": (0.4, 0.2, 0.5),
     "training.weight_decay": (0.01, 0.1),
     "training.num_blocks": (1, 2),
-    "training.history_skip": (True, False),
+    "training.history_skip": (False, True),
 }
 SOFT_TARGETS: Choices = {
     "item_graph.normaliser": ("raw", "cosine", "jaccard", "bm25"),
@@ -35,12 +35,13 @@ OWN: dict[str, Choices] = {
     "cross_entropy": {},
     "label_smoothing": {"training.label_smoothing": (0.1, 0.05, 0.2, 0.3)},
     "decoupled": {
-        "training.lambda1": (0.3, 0.0, 0.6),
-        "training.lambda2": (0.8, 0.5, 0.9),
-        "training.beta": (0.3, 0.0, 0.6),
-        "item_graph.normaliser": ("raw", "bm25"),
-        "item_graph.direction": ("symmetric", "forward"),
-        "soft_targets.alpha": (0.5, 0.7),
+        "training.lambda1": (0.0, 0.3),
+        "training.lambda2": (0.5, 0.3, 0.7),
+        "training.beta": (0.0, 0.2),
+        "training.gamma": (0.8, 0.5, 1.0),
+        "item_graph.normaliser": ("raw",),
+        "item_graph.direction": ("forward", "symmetric"),
+        "soft_targets.alpha": (0.3, 0.5),
     },
 }
 """Settings that only one loss looks at, by loss."""

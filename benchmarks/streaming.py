@@ -109,7 +109,7 @@ def go_through(root: Path) -> int:
     sequences = Sequences(get(root, SEQUENCES, DS))
     items = get(root, ITEMS, DS).read(("item_index", "item_id"))
     rows, ids = get(root, SOFT_TARGETS, DS).batches(), sequences.user_ids()
-    soft_targets = from_batches(rows, items, ids, SETTINGS.beta, root)
+    soft_targets = from_batches(rows, items, ids, SETTINGS, root)
     windows = TrainingWindows(sequences.actions(), soft_targets, SETTINGS, root)
     return sum(len(batch.positions_N) for batch in windows.epoch(1))
 

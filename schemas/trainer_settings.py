@@ -63,6 +63,8 @@ class TrainingSettings(Frozen):
     """λ1 and 1-λ2 stay, or fall evenly to 0 over all epochs: soft targets first, sharp at last."""
     beta: float = Field(0.0, ge=0, le=1)
     """β: share of the user's own soft target in an example's, the rest is the item's."""
+    gamma: float = Field(0.0, ge=0, le=1)
+    """γ: share of what the item before leads to, itself left out; the rest is as β says."""
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "cosine"] = "constant"

@@ -138,7 +138,9 @@ class TrainingWindows:
             torch.from_numpy(items_BL),
             torch.from_numpy(positions),
             self.soft_targets.examples(
-                torch.from_numpy(targets[positions]), torch.from_numpy(users)
+                torch.from_numpy(targets[positions]),
+                torch.from_numpy(users),
+                torch.from_numpy(items_BL.ravel()[positions]),
             ),
         )
 

@@ -49,7 +49,7 @@ def prepare(night: Night, sequences: Sequences) -> tuple[Backbone, TrainingWindo
     if settings.loss in USE_SOFT_TARGETS:
         rows = get(night.root, SOFT_TARGETS, night.ds).batches()
         ids = sequences.user_ids()
-        soft_targets = from_batches(rows, items, ids, settings.beta, night.root)
+        soft_targets = from_batches(rows, items, ids, settings, night.root)
     else:
         soft_targets = no_soft_targets(num_items)
     return backbone, TrainingWindows(sequences.actions(), soft_targets, settings, night.root)

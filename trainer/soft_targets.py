@@ -1,7 +1,9 @@
 """Soft targets: the soft_targets table, looked up for whole batches of examples.
 
 The soft target of user u and observed item y is q = (1-β)·P[y] + β·U[u], with P the rows of
-items and U those of users; the two are merged, and the mass on y itself is kept apart.
+items and U those of users. With γ it becomes (1-γ)·q + γ·P'[x], x being the item before y and P'[x]
+its row without x, scaled to sum to 1: in a directed graph, what others had next. Rows are merged,
+and the mass on y itself is kept apart.
 
     N examples, V items (rows 0..V, row 0 is padding), U users, K entries of a row
 """
@@ -10,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from schemas.contract import PADDING_INDEX
 from schemas.errors import DataError
+from schemas.settings import TrainingSettings
 from schemas.soft_targets import SOFT_TARGETS
 from trainer.examples import Examples
 from trainer.user_rows import UserRows, refuse_unknown, user_rows
@@ -44,43 +48,67 @@ class Rows:
 
 
 class SoftTargets:
-    """Looks up q for observed items and users.
+    """Looks up q for observed items, users and the items before.
 
-    An item without a row is its own soft target (one-hot); for a user without a row q is P[y]
-    alone. With β = 0 an example costs one look-up.
+    An item without a row is its own soft target (one-hot); a user without a row, or an item before
+    that leads nowhere, has no share in q. With β = γ = 0 an example costs one look-up.
 
     Args:
         own_masses_V: Mass of every item's row on the item itself.
         others: Rows of items, without their own mass.
         users: Rows of users, None where β is 0.
         beta: β.
+        gamma: γ.
     """
 
     def __init__(
-        self, own_masses_V: Tensor, others: Rows, users: UserRows | None = None, beta: float = 0.0
+        self,
+        own_masses_V: Tensor,
+        others: Rows,
+        users: UserRows | None = None,
+        beta: float = 0.0,
+        gamma: float = 0.0,
     ) -> None:
-        self.own_masses_V, self.others, self.users, self.beta = own_masses_V, others, users, beta
+        self.own_masses_V, self.others, self.users = own_masses_V, others, users
+        self.beta, self.gamma = beta, gamma
 
-    def examples(self, targets_N: Tensor, users_N: Tensor) -> Examples:
-        """The examples of observed items (int64 indices) and users (int64 row numbers)."""
-        own_N = self.own_masses_V[targets_N]
-        items_NK, masses_NK = self.others.at(targets_N)
-        if self.users is None:
-            return Examples(targets_N, own_N, items_NK.long(), masses_NK)
-        user_items_NK, user_masses_NK = self.users.at(users_N)
-        has_row_N = (user_masses_NK > 0).any(1)
-        beta_N1 = torch.where(has_row_N, self.beta, 0.0)[:, None]
-        user_masses_NK = user_masses_NK * beta_N1
-        own_N1 = own_N[:, None] * (1 - beta_N1)
-        own_N1 += _move(user_items_NK, user_masses_NK, targets_N[:, None].int())
-        masses_NK = masses_NK * (1 - beta_N1)
-        masses_NK += _move(user_items_NK, user_masses_NK, items_NK)
-        return Examples(
-            targets_N,
-            own_N1[:, 0],
-            torch.cat([items_NK, user_items_NK], 1).long(),
-            torch.cat([masses_NK, user_masses_NK], 1),
-        )
+    def examples(self, targets_N: Tensor, users_N: Tensor, inputs_N: Tensor) -> Examples:
+        """The examples of observed items, users (row numbers) and items before; all int64."""
+        mix = Mix(self.own_masses_V[targets_N], [self.others.at(targets_N)])
+        if self.users is not None:
+            mix = mix.with_share(self.beta, *self.users.at(users_N), targets_N)
+        if self.gamma:
+            items_NK, masses_NK = self.others.at(inputs_N)
+            sums_N1 = masses_NK.sum(1, keepdim=True)
+            masses_NK = torch.where(sums_N1 > 0, masses_NK / sums_N1, 0.0)
+            mix = mix.with_share(self.gamma, items_NK, masses_NK, targets_N)
+        items, masses = (torch.cat(parts, 1) for parts in zip(*mix.rows, strict=True))
+        return Examples(targets_N, mix.own_N, items.long(), masses)
+
+
+class Mix(NamedTuple):
+    """Soft targets of N examples in the making.
+
+    `own_N` is the mass on the observed items, `rows` are items and masses [N, K] of the others; no
+    item has mass in two of them.
+    """
+
+    own_N: Tensor
+    rows: list[tuple[Tensor, Tensor]]
+
+    def with_share(
+        self, share: float, items_NM: Tensor, masses_NM: Tensor, targets_N: Tensor
+    ) -> "Mix":
+        """Gives more rows a share, where they have mass, and all there is so far the rest."""
+        share_N1 = torch.where((masses_NM > 0).any(1), share, 0.0)[:, None]
+        rest_N1, masses_NM = 1 - share_N1, masses_NM * share_N1
+        own_N1 = self.own_N[:, None] * rest_N1
+        own_N1 += _move(items_NM, masses_NM, targets_N[:, None].int())
+        rows = [
+            (items_NK, masses_NK * rest_N1 + _move(items_NM, masses_NM, items_NK))
+            for items_NK, masses_NK in self.rows
+        ]
+        return Mix(own_N1[:, 0], [*rows, (items_NM, masses_NM)])
 
 
 def no_soft_targets(num_items: int) -> SoftTargets:
@@ -92,7 +120,7 @@ def from_batches(
     soft_targets: Iterable[pa.Table],
     items: pa.Table,
     user_ids: Iterable[pa.ChunkedArray],
-    beta: float,
+    settings: TrainingSettings,
     folder: Path | None = None,
 ) -> SoftTargets:
     """The look-up over the soft_targets table.
@@ -101,7 +129,7 @@ def from_batches(
         soft_targets: Rows of soft_targets in key order, so those of items come first.
         items: Rows of items, of the same night.
         user_ids: Raw ids of the users, ascending, in the order in which examples number them.
-        beta: β; user rows are read where it is above 0.
+        settings: β, where it is above 0 user rows are read, and γ.
         folder: Where flat files of user rows go; None takes the system's temporary folder.
 
     Raises:
@@ -116,8 +144,9 @@ def from_batches(
         if of_users[0].num_rows:
             break
     own_masses_V, others = _of_items(pa.concat_tables(of_items), items)
+    beta, gamma = settings.beta, settings.gamma
     if beta == 0:
-        return SoftTargets(own_masses_V, others)
+        return SoftTargets(own_masses_V, others, gamma=gamma)
     if not of_users[0].num_rows:
         raise DataError(
             f"no user rows in soft_targets, with training.beta = {beta}",
@@ -126,7 +155,7 @@ def from_batches(
         )
     rows = user_rows(chain(of_users, batches), user_ids, folder)
     _refuse_beyond(int(rows.items.max(initial=0)), num_items)
-    return SoftTargets(own_masses_V, others, rows, beta)
+    return SoftTargets(own_masses_V, others, rows, beta, gamma)
 
 
 def _of_items(rows: pa.Table, items: pa.Table) -> tuple[Tensor, Rows]:

@@ -95,10 +95,12 @@ def validation_loss(
             batch = slice(start, start + settings.batch_size)
             users = validation.users[batch]
             items_BL, lengths_B = _last(backbone, validation.histories.take(users))
-            hidden_BD = backbone(items_BL)[torch.arange(len(users)), lengths_B - 1]
+            last = torch.arange(len(users)), lengths_B - 1
+            hidden_BD = backbone(items_BL)[last]
             targets_B = torch.from_numpy(validation.next_items[batch])
             numbers_B = users if user_numbers is None else user_numbers[users]
-            examples = soft_targets.examples(targets_B, torch.from_numpy(numbers_B))
+            inputs_B = items_BL[last].cpu()
+            examples = soft_targets.examples(targets_B, torch.from_numpy(numbers_B), inputs_B)
             examples = Examples(*(t.to(hidden_BD.device) for t in vars(examples).values()))
             parts = LOSSES[settings.loss](hidden_BD, output, examples, settings)
             sums += torch.stack(parts).double().cpu() * len(users)

@@ -136,7 +136,7 @@ def test_recorded_trials_and_scores_are_not_made_again(root, monkeypatch):
 def test_a_trial_of_another_space_is_refused(root, tmp_path):
     copy = shutil.copytree(root / "walks", tmp_path / "walks", symlinks=True)
     lines = (copy / "trials.jsonl").read_text()
-    (copy / "trials.jsonl").write_text(lines.replace('"training.dropout": 0.2', '"x": 0.2'))
+    (copy / "trials.jsonl").write_text(lines.replace('"training.dropout"', '"training.old"'))
     with pytest.raises(UsageError, match="another trial 0 of mlp with cross_entropy"):
         search(WALKS, tmp_path, "mlp", LOSSES, 1, seed=7, run=run_nothing)
 
