@@ -36,7 +36,7 @@ OWN: dict[str, Choices] = {
     "label_smoothing": {"training.label_smoothing": (0.1, 0.05, 0.2, 0.3)},
     "decoupled": {
         "training.lambda1": (0.0, 0.3),
-        "training.lambda2": (0.5, 0.3, 0.7),
+        "training.lambda2": (0.3, 0.1, 0.5),
         "training.beta": (0.0, 0.2),
         "training.gamma": (0.8, 0.5, 1.0),
         "item_graph.normaliser": ("raw",),
