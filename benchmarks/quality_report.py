@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.quality_data import DATA_SETS, DataSet
-from benchmarks.quality_scores import Score, scores_of
+from benchmarks.quality_scores import ALONE, Score, alone, scores_of
 from benchmarks.quality_search import Trial, best_trials, read_trials
 from benchmarks.quality_space import BASELINES, LOSSES, METHOD
 from benchmarks.quality_training import PARTS
@@ -97,21 +97,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class Gain:
-    """The method against the opponent of a cell by one metric."""
+    """The method against another loss of a cell by one metric."""
 
     cell: Cell
     metric: str
+    other: str
 
     @property
     def pair(self) -> tuple[np.ndarray, np.ndarray]:
         """Per-user values of method and opponent. [B] each"""
-        ours, theirs = METHOD, self.cell.opponent
+        ours, theirs = METHOD, self.other
         return self.cell.of_users(ours, self.metric), self.cell.of_users(theirs, self.metric)
 
     @property
     def relative(self) -> float:
-        """Of the opponent's mean."""
-        theirs = self.cell.mean(self.cell.opponent, self.metric)
+        """Of the other's mean."""
+        theirs = self.cell.mean(self.other, self.metric)
         return self.cell.mean(METHOD, self.metric) / theirs - 1
 
     @property
@@ -186,6 +187,7 @@ def read_cell(data: DataSet, root: Path, backbone: str, trials: Sequence[Trial])
     """
     best = best_trials(trials, backbone, LOSSES)
     scores = {loss: scores_of(data.home(root), trial) for loss, trial in best.items()}
+    of_targets = scores_of(data.home(root), alone(best))
     keys = ("seed", "holdout_digest")
     same = {loss: [[s.facts[k] for k in keys] for s in found] for loss, found in scores.items()}
     if not same[METHOD] or any(facts != same[METHOD] for facts in same.values()):
@@ -193,13 +195,13 @@ def read_cell(data: DataSet, root: Path, backbone: str, trials: Sequence[Trial])
         fix = f"python -m benchmarks.quality score {data.name} --backbone {backbone}"
         raise UsageError(f"scores of seeds {seeds}", "the same seeds and holdout for all", fix)
     tried = [trial for trial in trials if trial.backbone == backbone]
-    return Cell(data, backbone, best, tried, scores)
+    return Cell(data, backbone, best, tried, scores | {ALONE: of_targets})
 
 
 def build(cells: Sequence[Cell], surroundings: dict[str, Any]) -> QualityReport:
     """The report of some cells."""
     findings = [f for cell in cells for f in (*_reached(cell), *_gains(cell))]
-    runs = [_run(cell, loss) for cell in cells for loss in LOSSES]
+    runs = [run for cell in cells for run in (*(_run(cell, n) for n in LOSSES), _run_alone(cell))]
     return QualityReport(surroundings, findings + _tally(cells), runs)
 
 
@@ -216,26 +218,25 @@ def _reached(cell: Cell) -> Iterator[Finding]:
 def _gains(cell: Cell) -> Iterator[Finding]:
     num_seeds = len(cell.scores[METHOD])
     note = "" if num_seeds >= FEWEST_SEEDS else f", provisional: {num_seeds} seeds"
-    for metric in COMPARED:
-        gain = Gain(cell, metric)
+    pairs = [(metric, other) for other in (cell.opponent, ALONE) for metric in COMPARED]
+    for metric, other in pairs:
+        gain = Gain(cell, metric, other)
         low, high = gain.interval
         better, worse = gain.users
         interval = f"{low:+.1%} to {high:+.1%}, {better:,} users better, {worse:,} worse"
-        what = f"{METHOD} against {cell.opponent}, {metric}: {gain.verdict} ({interval}{note})"
-        ours, theirs = (f"{cell.mean(loss, metric):.4f}" for loss in (METHOD, cell.opponent))
+        what = f"{METHOD} against {other}, {metric}: {gain.verdict} ({interval}{note})"
+        ours, theirs = (f"{cell.mean(loss, metric):.4f}" for loss in (METHOD, other))
         yield Finding(cell.name, what, ours, theirs, 100 * gain.relative, "%")
 
 
 def _tally(cells: Sequence[Cell]) -> list[Finding]:
-    verdicts = [Gain(cell, "ndcg@10").verdict for cell in cells]
+    verdicts = [Gain(cell, "ndcg@10", cell.opponent).verdict for cell in cells]
     wins, losses = verdicts.count("win"), verdicts.count("loss")
     what = f"cells that {METHOD} wins by ndcg@10, and loses; {NUM_CELLS} are to be compared"
     return [Finding("all", what, f"{wins} of {len(cells)}", f"{losses} lost", wins, " wins")]
 
 
-def _run(cell: Cell, loss: str) -> dict[str, Any]:
-    trial, found = cell.trials[loss], cell.scores[loss]
-    tried = [asdict(one) for one in cell.tried if one.loss == loss]
+def _means(cell: Cell, loss: str) -> dict[str, Any]:
     return {
         "on": cell.name,
         "loss": loss,
@@ -244,6 +245,17 @@ def _run(cell: Cell, loss: str) -> dict[str, Any]:
         "means_of_all_items": {metric: cell.mean(loss, metric, "all") for metric in SHOWN},
         "ndcg@10_by_seed": cell.by_seed(loss, "ndcg@10"),
         "scored_share": cell.scored_share,
+    }
+
+
+def _run_alone(cell: Cell) -> dict[str, Any]:
+    return _means(cell, ALONE) | {"num_trials": 0, "changes": {}}
+
+
+def _run(cell: Cell, loss: str) -> dict[str, Any]:
+    trial, found = cell.trials[loss], cell.scores[loss]
+    tried = [asdict(one) for one in cell.tried if one.loss == loss]
+    return _means(cell, loss) | {
         "num_trials": len(tried),
         "search_seed": trial.seed,
         "validation_ndcg@10": trial.validation_ndcg_10,

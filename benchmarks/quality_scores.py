@@ -6,15 +6,15 @@ the digest being that of its settings: the same model is not scored twice.
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.quality_data import DataSet
-from benchmarks.quality_roots import RunStage, run_stage
+from benchmarks.quality_roots import RunStage, run_stage, soft_root
 from benchmarks.quality_search import (
     Trial,
     best_trials,
@@ -22,11 +22,17 @@ from benchmarks.quality_search import (
     training_root,
     trial_settings,
 )
-from benchmarks.quality_training import train, user_values
+from benchmarks.quality_space import METHOD
+from benchmarks.quality_targets import led_to
+from benchmarks.quality_training import PARTS, train, user_values
+from schemas.items import ITEMS
 from schemas.partitions import get
 from schemas.sequences import SEQUENCES
 from trainer.checkpointing import ResumeState
+from trainer.holdout import holdout_of, score_holdout
 
+ALONE = "soft_targets_alone"
+"""In place of a loss: ranking by what the last item leads to, in the method's soft targets."""
 FACTS = "facts"
 """The array of a file that holds everything but per-user values, as JSON."""
 DIGEST_LENGTH = 12
@@ -75,6 +81,29 @@ def score(
                 means = {m: round(float(v.mean()), 4) for m, v in found.values.items() if "10" in m}
                 about = f"{data.name} {backbone} {trial.loss} seed {seed}"
                 print(f"{about}: holdout {means}", flush=True)
+    _write(score_file(data.home(root), alone(best), 0), score_alone(data, root, best[METHOD], run))
+
+
+def alone(best: Mapping[str, Trial]) -> Trial:
+    """The method's best trial as the name of its soft targets' own score."""
+    return replace(best[METHOD], loss=ALONE)
+
+
+def score_alone(data: DataSet, root: Path, trial: Trial, run: RunStage) -> Score:
+    """Ranks for the holdout's users by what their last item leads to in a trial's soft targets."""
+    settings = data.load_settings(root)
+    settings = trial_settings(settings, trial.backbone, trial.loss, 0, trial.changes)
+    soft, night = soft_root(data, root, settings, run), data.home(root) / "night"
+    sequences = get(night, SEQUENCES, data.ds)
+    num_items = get(night, ITEMS, data.ds).manifest.rows
+    values: dict[str, np.ndarray] = {}
+    for exclude_seen, part in PARTS.items():
+        holdout = holdout_of(sequences.read(), num_items, exclude_seen=exclude_seen)
+        score = led_to(soft, data.ds, holdout)
+        card = score_holdout(holdout, score, settings.evaluation.batch_size)
+        values |= {f"{part}/{m}": of.astype(np.float32) for m, of in card.user_values.items()}
+    facts = {"seed": 0, "holdout_digest": sequences.manifest.content_digest}
+    return Score(facts, values)
 
 
 def score_once(data: DataSet, root: Path, trial: Trial, seed: int, run: RunStage) -> Score:

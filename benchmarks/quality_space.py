@@ -26,8 +26,8 @@ SHARED: Choices = {
 SOFT_TARGETS: Choices = {
     "item_graph.normaliser": ("raw", "cosine", "jaccard", "bm25"),
     "item_graph.window": (10, 1, 3, 50),
-    "item_graph.direction": ("symmetric", "forward"),
-    "soft_targets.alpha": (0.5, 0.3, 0.7),
+    "item_graph.direction": ("forward", "symmetric"),
+    "soft_targets.alpha": (0.3, 0.1, 0.5),
     "soft_targets.top_k": (100, 20),
 }
 """What `targets` compares; trainings are too dear for settings that it shows to matter little."""

@@ -1,25 +1,39 @@
-"""Quality targets: which soft targets know what users do next, before any model is trained.
+"""Quality targets: what soft targets know of what users do next, without any model.
 
-Validation items among a row's entries, beside as many of the most popular items, as the manifest
-of soft_targets counts them; the holdout is never looked at. Settings change one at a time from
-the first choice of everything in `SOFT_TARGETS`.
+Two measures on validation: how often an item is among a row's entries, beside as many of the most
+popular items, as the manifest of soft_targets counts them; and NDCG@10 of a ranking by what the
+user's last item leads to. Settings change one at a time from the first choice of everything in
+`SOFT_TARGETS`.
 """
 
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from benchmarks.quality_data import DataSet
 from benchmarks.quality_roots import RunStage, run_stage, soft_root
 from benchmarks.quality_space import SOFT_TARGETS, Changes, changed, first_choices
 from benchmarks.report import markdown_table
+from schemas.items import ITEMS
 from schemas.partitions import get
+from schemas.sequences import SEQUENCES
+from schemas.settings import TrainingSettings
 from schemas.soft_targets import SOFT_TARGETS as TABLE
+from trainer.baselines import ScoreUsers
+from trainer.holdout import Holdout, score_holdout
+from trainer.soft_targets import from_batches
+from trainer.validation import validation_of
 
-HEADINGS = ("changed", "rows", "hit rate", "popular", "new: hit rate", "new: popular", "seed mass")
-"""Shares of validation items among entries, and among as many popular items; then of those new to
-the user; then the mass that stays on the seed."""
+HEADINGS = ("changed", "item rows", "user rows", "popular", "seed mass", "ndcg@10")
+"""Share of validation items among entries of the last item's row, of the user's row, and among as
+many popular items; mass that item rows keep on their seed; NDCG@10 of the ranking."""
 TARGETS_FILE = "targets.md"
+BATCH_SIZE = 256
+"""Users ranked at once."""
 
 
 def compare_targets(data: DataSet, root: Path, run: RunStage = run_stage) -> str:
@@ -33,12 +47,42 @@ def compare_targets(data: DataSet, root: Path, run: RunStage = run_stage) -> str
     rows = []
     for changes in variants():
         settings = changed(data.load_settings(root), first_choices(SOFT_TARGETS) | changes)
-        notes = get(soft_root(data, root, settings, run), TABLE, data.ds).manifest.notes
+        made = soft_root(data, root, settings, run)
         about = ", ".join(f"{key.split('.')[1]} {value}" for key, value in changes.items())
-        rows += [(about or "(nothing)", kind, *_cells(notes[kind])) for kind in ("item", "user")]
+        sequences = get(made, SEQUENCES, data.ds).read()
+        exclude_seen = settings.evaluation.exclude_seen
+        num_items = get(made, ITEMS, data.ds).manifest.rows
+        validation = validation_of(sequences, num_items, exclude_seen=exclude_seen)
+        ranked = score_holdout(validation, led_to(made, data.ds, validation), BATCH_SIZE)
+        notes = get(made, TABLE, data.ds).manifest.notes
+        item, user = (notes[kind]["validation"] for kind in ("item", "user"))
+        rates = item["hit_rate"], user["hit_rate"], item["popular_hit_rate"]
+        numbers = *rates, notes["item"]["mean_seed_mass"], ranked.user_values["ndcg@10"].mean()
+        rows.append((about or "(nothing)", *(f"{number:.4f}" for number in numbers)))
     text = "\n".join(markdown_table(HEADINGS, rows)) + "\n"
     (data.home(root) / TARGETS_FILE).write_text(text)
     return text
+
+
+def led_to(root: Path, ds: date, holdout: Holdout) -> ScoreUsers:
+    """Scores items by the row of the user's last item, without that item: γ's part of q alone.
+
+    Args:
+        root: With items and soft targets.
+        ds: The night.
+        holdout: Whose users are scored.
+    """
+    items = get(root, ITEMS, ds).read(("item_index", "item_id"))
+    rows = get(root, TABLE, ds).batches()
+    others = from_batches(rows, items, (), TrainingSettings(beta=0.0)).others
+
+    def score(users: np.ndarray) -> Tensor:
+        last_B1, _ = holdout.histories.take(users).last(1)
+        items_BK, masses_BK = others.at(torch.from_numpy(last_B1[:, 0]))
+        scores_BV = torch.zeros(len(users), holdout.num_items + 1)
+        return scores_BV.scatter_add_(1, items_BK.long(), masses_BK)
+
+    return score
 
 
 def variants() -> Iterator[Changes]:
@@ -46,9 +90,3 @@ def variants() -> Iterator[Changes]:
     yield {}
     for name, (_, *others) in SOFT_TARGETS.items():
         yield from ({name: value} for value in others)
-
-
-def _cells(notes: dict[str, Any]) -> list[str]:
-    found = [notes[part] for part in ("validation", "validation_new_to_user")]
-    rates = [part[name] for part in found for name in ("hit_rate", "popular_hit_rate")]
-    return [f"{rate:.4f}" for rate in (*rates, notes["mean_seed_mass"])]

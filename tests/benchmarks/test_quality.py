@@ -35,6 +35,7 @@ SETTINGS = {
     "evaluation": {"exclude_seen": False},
 }
 SEEDS = [1, 2]
+BOTH_WAYS = "direction symmetric"
 
 
 def walks(source, downloads):
@@ -97,15 +98,16 @@ def test_a_search_finds_the_same_where_the_holdout_is_gone(root, tmp_path):
 
 
 def test_targets_that_look_ahead_know_the_next_step_of_a_walk(root, tmp_path, monkeypatch):
-    choices = {"item_graph.direction": ("symmetric", "forward"), "item_graph.window": (1,)}
+    choices = {"item_graph.direction": ("forward", "symmetric"), "item_graph.window": (1,)}
     choices |= {"soft_targets.top_k": (2,)}
     monkeypatch.setattr(quality_targets, "SOFT_TARGETS", choices)
     shutil.copytree(root / "walks", tmp_path / "walks", symlinks=True)
     table = compare_targets(WALKS, tmp_path, run_here)
     assert (tmp_path / "walks" / "targets.md").read_text() == table
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
-    hit_rates = {(changed, kind): float(hits) for changed, kind, hits, *_ in rows}
-    assert hit_rates["direction forward", "item"] > hit_rates["(nothing)", "item"] > 0
+    forward, symmetric = ({row[0]: row for row in rows}[name] for name in ("(nothing)", BOTH_WAYS))
+    assert float(forward[1]) > float(symmetric[1]) > 0
+    assert float(forward[-1]) > float(symmetric[-1]) > 0
 
 
 def test_actions_after_the_border_leave_with_their_times():
@@ -161,7 +163,10 @@ def test_no_new_round_begins_when_the_time_is_over(root):
 def test_the_report_has_the_numbers_of_the_files(root, cell, capsys):
     assert main(["report", "--root", str(root), "--to", str(root / "results")]) == 0
     report = json.loads((root / "results" / "quality.json").read_text())
-    for run in report["runs"]:
+    *of_losses, of_targets = report["runs"]
+    assert of_targets["loss"] == "soft_targets_alone"
+    assert of_targets["means"]["ndcg@10"] == 1  # the next step of a walk is certain
+    for run in of_losses:
         pattern = f"mlp-{run['loss']}-*.npz"
         scores = [read_score(file) for file in (root / "walks" / "scores").glob(pattern)]
         assert len(scores) == len(SEEDS)
@@ -229,7 +234,7 @@ def test_gain_is_against_the_better_baseline_paired_over_users(cell):
         "decoupled": scores(0.5, 0.5, 0.5, 0.3),
     }
     literal = Cell(cell.data, "mlp", cell.trials, cell.tried, found)
-    gain = Gain(literal, "ndcg@10")
+    gain = Gain(literal, "ndcg@10", literal.opponent)
     assert literal.opponent == "label_smoothing"
     assert gain.relative == pytest.approx(0.125)
     assert gain.users == (3, 1)
@@ -237,4 +242,4 @@ def test_gain_is_against_the_better_baseline_paired_over_users(cell):
     better = Cell(
         cell.data, "mlp", cell.trials, cell.tried, found | {"decoupled": scores(*[0.5] * 4)}
     )
-    assert Gain(better, "ndcg@10").verdict == "win"
+    assert Gain(better, "ndcg@10", better.opponent).verdict == "win"
