@@ -206,7 +206,9 @@ _MUSIC30: dict[str, dict[str, Any]] = {
     "training": EVERYONE | {"max_length": 100, "batch_size": 128, "epochs": 40, "patience": 4},
     "evaluation": {"exclude_seen": False},
 }
-_BEAUTY = _leave_one_out(exclude_seen=False, max_length=50, batch_size=64, epochs=16, patience=5)
+_BEAUTY = _leave_one_out(
+    exclude_seen=False, max_length=50, num_blocks=1, batch_size=64, epochs=16, patience=5
+)
 _DIGINETICA = _leave_one_out(
     exclude_seen=False, max_length=20, batch_size=256, epochs=40, patience=4
 )

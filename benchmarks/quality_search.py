@@ -28,7 +28,7 @@ EQUAL = (
     "epochs",
     "patience",
     "schedule",
-    "width",
+    "num_blocks",
     "max_length",
     "batch_size",
     "targets",
