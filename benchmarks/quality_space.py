@@ -1,6 +1,7 @@
 """Quality space: what a search may choose from, for every loss in one place.
 
-Every loss has the same number of trials; one with more settings of its own has to find more.
+Every loss has the same number of trials and starts from the same shared settings; one with more
+settings of its own has to find more.
 """
 
 import random
@@ -16,8 +17,8 @@ Changes = dict[str, Any]
 """By dotted setting: its value."""
 
 SHARED: Choices = {
-    "training.learning_rate": (2e-3, 1e-3),
-    "training.dropout": (0.4, 0.2, 0.5),
+    "training.learning_rate": (2e-3, 4e-3, 1e-3),
+    "training.dropout": (0.2, 0.4, 0.1),
     "training.width": (128, 64),
     "training.history_skip": (False, True),
 }
@@ -35,6 +36,7 @@ OWN: dict[str, Choices] = {
     "decoupled": {
         "training.lambda1": (0.0, 0.3),
         "training.lambda2": (0.3, 0.5),
+        "training.softness": ("constant", "falling"),
         "training.gamma": (0.8, 1.0),
         "item_graph.normaliser": ("raw",),
         "item_graph.direction": ("forward",),
@@ -42,8 +44,6 @@ OWN: dict[str, Choices] = {
     },
 }
 """Settings that only one loss looks at, by loss."""
-STARTS: dict[str, Changes] = {"decoupled": {"training.dropout": 0.2}}
-"""Where a loss does not start from first choices: trainings before the search differed by loss."""
 METHOD = "decoupled"
 BASELINES = ("cross_entropy", "label_smoothing")
 LOSSES = (*BASELINES, METHOD)
@@ -54,7 +54,7 @@ MOST_DRAWS = 1000
 def next_changes(loss: str, seed: int, tried: Sequence[tuple[Changes, float]]) -> Changes:
     """What the next trial of a loss changes: the best so far with one or two settings drawn anew.
 
-    The first trial takes the first choice of everything, but for `STARTS`.
+    The first trial takes the first choice of everything.
 
     Args:
         loss: One of `LOSSES`.
@@ -66,7 +66,7 @@ def next_changes(loss: str, seed: int, tried: Sequence[tuple[Changes, float]]) -
     """
     choices = {**SHARED, **OWN[loss]}
     if not tried:
-        return first_choices(choices) | STARTS.get(loss, {})
+        return first_choices(choices)
     known = [changes for changes, _ in tried]
     best, _ = max(tried, key=lambda one: one[1])
     chance = random.Random(f"{seed} {loss} {len(tried)}")

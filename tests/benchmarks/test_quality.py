@@ -17,7 +17,7 @@ from benchmarks.quality_report import Cell, Gain, read_cells
 from benchmarks.quality_roots import prepare, without_holdout
 from benchmarks.quality_scores import Score, read_score, score
 from benchmarks.quality_search import Trial, best_trials, read_trials, search
-from benchmarks.quality_space import LOSSES, OWN, SHARED, STARTS, next_changes
+from benchmarks.quality_space import LOSSES, OWN, SHARED, next_changes
 from benchmarks.quality_targets import compare_targets
 from schemas.command import Night
 from schemas.errors import DataError, UsageError
@@ -205,8 +205,7 @@ def test_losses_with_other_epochs_are_not_compared():
 def test_a_search_starts_from_the_first_choices_and_goes_on_near_the_best(loss):
     choices = SHARED | OWN[loss]
     first = next_changes(loss, 1, [])
-    starts = STARTS.get(loss, {})
-    assert first == {name: values[0] for name, values in choices.items()} | starts
+    assert first == {name: values[0] for name, values in choices.items()}
     tried = [(first, 0.1), ({name: values[-1] for name, values in choices.items()}, 0.3)]
     best = tried[1][0]
     for _ in range(8):
