@@ -74,8 +74,8 @@ class ScheduleSettings(Frozen):
     """Retries after an infrastructure error; data errors are never retried."""
     retry_delay_seconds: float = Field(60.0, ge=0)
     """First delay before a retry; later ones grow exponentially, with jitter."""
-    turn_seconds: float = Field(60.0, gt=0)
-    """How long a run that waits for another waits before it looks again."""
+    turn_seconds: float = Field(60.0, ge=5)
+    """How long a run waits before it looks for another's end again; Airflow loses hastier tasks."""
 
 
 class AlertsSettings(Frozen):

@@ -73,7 +73,7 @@ conf = {{ "spark.driver.extraJavaOptions" = "-XX:TieredStopAtLevel=1 -XX:+UseSer
 cron = "{NIGHT.minute} {NIGHT.hour} * * *"
 retries = 3
 retry_delay_seconds = {RETRY_DELAY_SECONDS}
-turn_seconds = 3.0
+turn_seconds = 10.0
 """
 
 
