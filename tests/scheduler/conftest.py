@@ -292,9 +292,9 @@ def airflow(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """Started, over events of eight days; the DAG is paused."""
     engine = sqlalchemy.create_engine(postgres, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.execute(sqlalchemy.text("create database airflow"))
+        connection.execute(sqlalchemy.text("create database scheduler"))
     engine.dispose()
-    database = postgres.replace("/postgres?", "/airflow?")
+    database = postgres.replace("/postgres?", "/scheduler?")
     root = tmp_path_factory.mktemp("scheduler")
     settings_file = root / "settings.toml"
     settings_file.write_text(SETTINGS)
