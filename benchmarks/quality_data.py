@@ -19,7 +19,7 @@ asash/gSASRec-pytorch), so ml1m does, too; elsewhere all items are ranked. Score
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,13 @@ EVERYONE: dict[str, Any] = {
     "validation_users": 1_000_000,
     "schedule": "cosine",
     "precision": "bfloat16",
+    "width": 128,
+    "history_skip": False,
 }
-"""Every next item is a target, every user validates; the rate ends at 0 with the epochs."""
+"""Every next item is a target, every user validates; the rate ends at 0 with the epochs.
+
+Of two widths the larger was better for every loss, and history skip hurt every loss.
+"""
 
 HistoryLists = Mapping[str, Sequence[str]]
 """Raw item ids by raw user id, oldest first."""
@@ -58,13 +63,14 @@ class DataSet:
     """A data set: how it becomes events, and what its settings are.
 
     `settings` differ from `pipeline.toml`'s defaults, section by section. What a search draws
-    (`benchmarks/quality_space.py`) comes on top.
+    (`benchmarks/quality_space.py`) comes on top; `start` is where it begins, for every loss.
     """
 
     name: str
     ds: date
     read: Read
     settings: Mapping[str, Mapping[str, Any]]
+    start: Mapping[str, Any] = field(default_factory=dict)
 
     def home(self, root: Path) -> Path:
         """The folder of everything about this data set under a root."""
@@ -209,6 +215,8 @@ _MUSIC30: dict[str, dict[str, Any]] = {
 _BEAUTY = _leave_one_out(
     exclude_seen=False, max_length=50, num_blocks=1, batch_size=64, epochs=16, patience=5
 )
+_BEAUTY_START = {"training.learning_rate": 1e-3, "training.dropout": 0.4}
+"""With which cross-entropy had been best."""
 _DIGINETICA = _leave_one_out(
     exclude_seen=False, max_length=20, batch_size=256, epochs=40, patience=4
 )
@@ -217,7 +225,7 @@ _ML1M = _leave_one_out(exclude_seen=True, max_length=200, batch_size=128, epochs
 DATA_SETS = {
     data.name: data
     for data in (
-        DataSet("beauty", DAY, read_beauty, _BEAUTY),
+        DataSet("beauty", DAY, read_beauty, _BEAUTY, _BEAUTY_START),
         DataSet("diginetica", DAY, read_diginetica, _DIGINETICA),
         DataSet("ml1m", DAY, read_ml1m, _ML1M),
         DataSet("music30", date(2015, 1, 20), read_music30, _MUSIC30),

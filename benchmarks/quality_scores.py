@@ -1,10 +1,10 @@
 """Quality scores: the best settings of each loss, trained with several seeds, on the holdout.
 
 A model's per-user values are in `<root>/<data set>/scores/<backbone>-<loss>-<digest>-<seed>.npz`,
-the digest being that of its settings: the same model is not scored twice.
+the digest being that of its settings: the same model is not scored twice. With the search's seed
+it is the model that the search has trained.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,24 +18,25 @@ from benchmarks.quality_roots import RunStage, run_stage, soft_root
 from benchmarks.quality_search import (
     Trial,
     best_trials,
+    model_file,
     read_trials,
     training_root,
     trial_settings,
 )
 from benchmarks.quality_space import METHOD
 from benchmarks.quality_targets import led_to
-from benchmarks.quality_training import PARTS, train, user_values
+from benchmarks.quality_training import PARTS, Trained, train, user_values
 from schemas.items import ITEMS
 from schemas.partitions import get
 from schemas.sequences import SEQUENCES
-from trainer.checkpointing import ResumeState
+from schemas.settings import Settings
+from trainer.checkpointing import ResumeState, restore
 from trainer.holdout import holdout_of, score_holdout
 
 ALONE = "soft_targets_alone"
 """In place of a loss: ranking by what the last item leads to, in the method's soft targets."""
 FACTS = "facts"
 """The array of a file that holds everything but per-user values, as JSON."""
-DIGEST_LENGTH = 12
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,11 @@ def score_once(data: DataSet, root: Path, trial: Trial, seed: int, run: RunStage
     home, night = data.home(root), data.home(root) / "night"
     settings = data.load_settings(root)
     settings = trial_settings(settings, trial.backbone, trial.loss, seed, trial.changes)
-    name = score_file(home, trial, seed).stem
-    resume = ResumeState(home / "resume" / f"score-{name}" / "state.pt")
-    trained = train(training_root(data, root, settings, run), data.ds, settings, resume)
+    num_items = get(night, ITEMS, data.ds).manifest.rows
+    trained = kept_model(home, trial, settings, num_items) if seed == trial.seed else None
+    if trained is None:
+        resume = ResumeState(home / "resume" / f"score-{trial.model(seed)}" / "state.pt")
+        trained = train(training_root(data, root, settings, run), data.ds, settings, resume)
     sequences = get(night, SEQUENCES, data.ds).manifest
     facts = {
         "seed": seed,
@@ -126,11 +129,18 @@ def score_once(data: DataSet, root: Path, trial: Trial, seed: int, run: RunStage
     return Score(facts, user_values(trained, night, data.ds, settings))
 
 
+def kept_model(home: Path, trial: Trial, settings: Settings, num_items: int) -> Trained | None:
+    """The model that the search made of a trial; None where it kept none."""
+    file = model_file(home, trial)
+    if not file.exists():
+        return None
+    numbers = (trial.best_epoch, trial.num_epochs, trial.validation_ndcg_10, trial.seconds)
+    return Trained(restore(settings.training, num_items, file), *numbers)
+
+
 def score_file(home: Path, trial: Trial, seed: int) -> Path:
     """Where a trial's model with a seed is kept."""
-    text = json.dumps([trial.changes, trial.equal], sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
-    return home / "scores" / f"{trial.backbone}-{trial.loss}-{digest}-{seed}.npz"
+    return home / "scores" / f"{trial.model(seed)}.npz"
 
 
 def read_score(file: Path) -> Score:

@@ -4,6 +4,7 @@
 Losses take turns, so that a search that runs out of time has tried each as often.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors.torch import save_file
 
 from benchmarks.quality_data import DataSet
 from benchmarks.quality_roots import RunStage, run_stage, soft_root
@@ -20,6 +23,7 @@ from schemas.errors import DataError, UsageError
 from schemas.partitions import get
 from schemas.sequences import SEQUENCES
 from schemas.settings import Settings
+from trainer.backbones import Backbone
 from trainer.checkpointing import ResumeState
 from trainer.losses import USE_SOFT_TARGETS
 
@@ -28,7 +32,9 @@ EQUAL = (
     "epochs",
     "patience",
     "schedule",
+    "width",
     "num_blocks",
+    "history_skip",
     "max_length",
     "batch_size",
     "targets",
@@ -36,6 +42,7 @@ EQUAL = (
 )
 """Training settings that no search draws and that all trials of a cell must share."""
 SECONDS_PER_HOUR = 3600
+DIGEST_LENGTH = 12
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,12 @@ class Trial:
     def key(self) -> tuple[str, str, int, int]:
         """What makes a trial the same one."""
         return self.backbone, self.loss, self.seed, self.number
+
+    def model(self, seed: int) -> str:
+        """The name of these settings' model with a seed; the same model is not made twice."""
+        text = json.dumps([self.changes, self.equal], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+        return f"{self.backbone}-{self.loss}-{digest}-{seed}"
 
 
 def read_trials(home: Path) -> list[Trial]:
@@ -106,7 +119,7 @@ def search(
             print(f"{data.name} {backbone}: time is over before trial {number}", flush=True)
             return
         for loss in losses:
-            changes = next_changes(loss, seed, tried[loss])
+            changes = next_changes(loss, seed, tried[loss], data.start)
             trial = done.get((backbone, loss, seed, number))
             if trial is None:
                 trial = try_once(data, root, (backbone, loss, seed, number), changes, run)
@@ -137,7 +150,14 @@ def try_once(
         seconds = round(time.monotonic() - started, 1)
         return Trial(*key, changes, equal, 0.0, 0, 0, seconds, str(error))
     numbers = (trained.validation_ndcg_10, trained.best_epoch, trained.num_epochs, trained.seconds)
-    return Trial(*key, changes, equal, *numbers)
+    trial = Trial(*key, changes, equal, *numbers)
+    _keep(model_file(data.home(root), trial), trained.backbone)
+    return trial
+
+
+def model_file(home: Path, trial: Trial) -> Path:
+    """Where a trial's trained model is kept, for its score."""
+    return home / "models" / f"{trial.model(trial.seed)}.safetensors"
 
 
 def trial_settings(
@@ -186,6 +206,13 @@ def best_trials(trials: Sequence[Trial], backbone: str, losses: Sequence[str]) -
         if trial.error:
             raise UsageError(f"no trial of {loss} without error", "one at least", "--trials")
     return best
+
+
+def _keep(file: Path, backbone: Backbone) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    save_file(backbone.state_dict(), unfinished)
+    unfinished.replace(file)
 
 
 def _append(file: Path, trial: Trial) -> None:

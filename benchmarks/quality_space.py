@@ -17,10 +17,8 @@ Changes = dict[str, Any]
 """By dotted setting: its value."""
 
 SHARED: Choices = {
-    "training.learning_rate": (2e-3, 4e-3, 1e-3),
-    "training.dropout": (0.2, 0.4, 0.1),
-    "training.width": (128, 64),
-    "training.history_skip": (False, True),
+    "training.learning_rate": (2e-3, 4e-3, 1e-3, 5e-4),
+    "training.dropout": (0.2, 0.4, 0.1, 0.5),
 }
 SOFT_TARGETS: Choices = {
     "item_graph.normaliser": ("raw", "cosine", "jaccard", "bm25"),
@@ -34,10 +32,10 @@ OWN: dict[str, Choices] = {
     "cross_entropy": {},
     "label_smoothing": {"training.label_smoothing": (0.1, 0.05, 0.2, 0.3)},
     "decoupled": {
-        "training.lambda1": (0.0, 0.3),
-        "training.lambda2": (0.3, 0.5),
-        "training.softness": ("constant", "falling"),
-        "training.gamma": (0.8, 1.0),
+        "training.lambda1": (0.0,),
+        "training.lambda2": (0.3, 0.5, 0.8),
+        "training.softness": ("falling", "constant"),
+        "training.gamma": (0.8, 0.4),
         "item_graph.normaliser": ("raw",),
         "item_graph.direction": ("forward",),
         "soft_targets.alpha": (0.3,),
@@ -51,22 +49,25 @@ MOST_DRAWS = 1000
 """After which nothing new is expected."""
 
 
-def next_changes(loss: str, seed: int, tried: Sequence[tuple[Changes, float]]) -> Changes:
+def next_changes(
+    loss: str, seed: int, tried: Sequence[tuple[Changes, float]], start: Mapping[str, Any]
+) -> Changes:
     """What the next trial of a loss changes: the best so far with one or two settings drawn anew.
 
-    The first trial takes the first choice of everything.
+    The first trial takes the first choice of everything that `start` does not name.
 
     Args:
         loss: One of `LOSSES`.
         seed: Of what is drawn.
         tried: The trials before with their validation, oldest first.
+        start: Shared settings to begin with on a data set, the same for all losses.
 
     Raises:
         UsageError: Nothing new is that close to the best.
     """
     choices = {**SHARED, **OWN[loss]}
     if not tried:
-        return first_choices(choices)
+        return {**first_choices(choices), **start}
     known = [changes for changes, _ in tried]
     best, _ = max(tried, key=lambda one: one[1])
     chance = random.Random(f"{seed} {loss} {len(tried)}")

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks import quality_search, quality_space, quality_targets
+from benchmarks import quality_scores, quality_search, quality_space, quality_targets
 from benchmarks.quality import main
 from benchmarks.quality_data import DATA_SETS, DAY, DataSet, ordered_events
 from benchmarks.quality_report import Cell, Gain, read_cells
@@ -135,6 +135,25 @@ def test_recorded_trials_and_scores_are_not_made_again(root, monkeypatch):
     assert (root / "walks" / "trials.jsonl").read_bytes() == before
 
 
+def test_the_model_that_a_search_trained_is_the_one_that_is_scored(root, tmp_path, monkeypatch):
+    copy = shutil.copytree(root / "walks", tmp_path / "walks", symlinks=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(quality_scores, "train", run_nothing)
+        score(WALKS, tmp_path, "mlp", LOSSES, [7], run=run_nothing)
+    files = list((copy / "scores").glob("mlp-*-7.npz"))
+    kept = {file.name: read_score(file) for file in files}
+    shutil.rmtree(copy / "models")
+    for file in files:
+        file.unlink()
+    score(WALKS, tmp_path, "mlp", LOSSES, [7], run=run_nothing)
+    assert len(kept) == len(LOSSES)
+    for file in files:
+        again, before = read_score(file), kept[file.name]
+        assert again.facts | {"seconds": 0} == before.facts | {"seconds": 0}
+        for name, values in before.values.items():
+            np.testing.assert_array_equal(again.values[name], values)
+
+
 def test_a_trial_of_another_space_is_refused(root, tmp_path):
     copy = shutil.copytree(root / "walks", tmp_path / "walks", symlinks=True)
     lines = (copy / "trials.jsonl").read_text()
@@ -204,12 +223,12 @@ def test_losses_with_other_epochs_are_not_compared():
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_search_starts_from_the_first_choices_and_goes_on_near_the_best(loss):
     choices = SHARED | OWN[loss]
-    first = next_changes(loss, 1, [])
+    first = next_changes(loss, 1, [], {})
     assert first == {name: values[0] for name, values in choices.items()}
     tried = [(first, 0.1), ({name: values[-1] for name, values in choices.items()}, 0.3)]
     best = tried[1][0]
     for _ in range(8):
-        drawn = next_changes(loss, 1, tried)
+        drawn = next_changes(loss, 1, tried, {})
         assert drawn not in [changes for changes, _ in tried]
         changed = [name for name in choices if drawn[name] != best[name]]
         assert len(changed) in (1, 2)
@@ -217,11 +236,19 @@ def test_a_search_starts_from_the_first_choices_and_goes_on_near_the_best(loss):
         tried.append((drawn, 0.2))
 
 
+def test_all_losses_begin_where_a_data_set_says_and_with_what_a_search_may_choose():
+    for data in DATA_SETS.values():
+        for loss in LOSSES:
+            first = next_changes(loss, 1, [], data.start)
+            assert first | data.start == first
+            assert all(first[name] in values for name, values in (SHARED | OWN[loss]).items())
+
+
 def test_a_search_that_has_tried_all_says_so(monkeypatch):
     monkeypatch.setattr(quality_space, "SHARED", {"training.dropout": (0.1, 0.2)})
     tried = [({"training.dropout": value}, 0.1) for value in (0.1, 0.2)]
     with pytest.raises(UsageError, match="nothing new"):
-        next_changes("cross_entropy", 1, tried)
+        next_changes("cross_entropy", 1, tried, {})
 
 
 def test_gain_is_against_the_better_baseline_paired_over_users(cell):
