@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from schemas.settings import ItemGraphSettings
 
-COUNTS_AT_ONCE = 2_000_000
-"""Pairs of items counted before they are pruned; bounds a task's memory, not the result."""
+COUNTS_AT_ONCE = 200_000
+"""Pairs of items counted before they are pruned: few enough to stay in a core's cache."""
 
 
 @dataclass(frozen=True)
