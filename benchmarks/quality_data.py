@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 from pyarrow import dataset
 
 from benchmarks.movielens import fetch
+from benchmarks.quality_space import OWN, SHARED, Changes, Choices
 from schemas.errors import DataError, MissingInputError
 from schemas.settings import Settings, load
 
@@ -63,18 +64,24 @@ class DataSet:
     """A data set: how it becomes events, and what its settings are.
 
     `settings` differ from `pipeline.toml`'s defaults, section by section. What a search draws
-    (`benchmarks/quality_space.py`) comes on top; `start` is where it begins, for every loss.
+    (`benchmarks/quality_space.py`) comes on top: `choices` are this data set's own, the same for
+    all losses, and `start` is where a loss begins, its best of earlier trainings.
     """
 
     name: str
     ds: date
     read: Read
     settings: Mapping[str, Mapping[str, Any]]
-    start: Mapping[str, Any] = field(default_factory=dict)
+    choices: Choices = field(default_factory=dict)
+    start: Mapping[str, Changes] = field(default_factory=dict)
 
     def home(self, root: Path) -> Path:
         """The folder of everything about this data set under a root."""
         return root / self.name
+
+    def space(self, loss: str) -> tuple[Choices, Changes]:
+        """What a search may choose from for a loss, and where it begins."""
+        return {**SHARED, **self.choices, **OWN[loss]}, self.start.get(loss, {})
 
     def load_settings(self, root: Path) -> Settings:
         """The settings that `write_settings` wrote, under environment variables as everywhere."""
@@ -215,17 +222,22 @@ _MUSIC30: dict[str, dict[str, Any]] = {
 _BEAUTY = _leave_one_out(
     exclude_seen=False, max_length=50, num_blocks=1, batch_size=64, epochs=16, patience=5
 )
-_BEAUTY_START = {"training.learning_rate": 1e-3, "training.dropout": 0.4}
-"""With which cross-entropy had been best."""
+_BEAUTY_CHOICES: Choices = {"training.epochs": (16, 8, 4)}
+_BEAUTY_LONG: Changes = {"training.learning_rate": 1e-3, "training.dropout": 0.4}
+_BEAUTY_START: dict[str, Changes] = {
+    "cross_entropy": _BEAUTY_LONG,
+    "label_smoothing": _BEAUTY_LONG,
+    "decoupled": {"training.epochs": 4},
+}
 _DIGINETICA = _leave_one_out(
     exclude_seen=False, max_length=20, batch_size=256, epochs=40, patience=4
 )
-_ML1M = _leave_one_out(exclude_seen=True, max_length=200, batch_size=128, epochs=120, patience=10)
+_ML1M = _leave_one_out(exclude_seen=True, max_length=200, batch_size=32, epochs=25, patience=10)
 
 DATA_SETS = {
     data.name: data
     for data in (
-        DataSet("beauty", DAY, read_beauty, _BEAUTY, _BEAUTY_START),
+        DataSet("beauty", DAY, read_beauty, _BEAUTY, _BEAUTY_CHOICES, _BEAUTY_START),
         DataSet("diginetica", DAY, read_diginetica, _DIGINETICA),
         DataSet("ml1m", DAY, read_ml1m, _ML1M),
         DataSet("music30", date(2015, 1, 20), read_music30, _MUSIC30),

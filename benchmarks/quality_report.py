@@ -45,8 +45,9 @@ REACHES = {
     ("beauty", "sasrec", "label_smoothing"): 0.0433,
     ("beauty", "gru4rec", "cross_entropy"): 0.0414,
     ("beauty", "gru4rec", "label_smoothing"): 0.0433,
+    ("ml1m", "sasrec", METHOD): 0.189,
 }
-"""NDCG@10 that a baseline must reach before a gain over it means anything."""
+"""NDCG@10 that a baseline must reach before a gain over it means anything; the method's goal."""
 
 
 @dataclass(frozen=True)
@@ -206,8 +207,8 @@ def build(cells: Sequence[Cell], surroundings: dict[str, Any]) -> QualityReport:
 
 
 def _reached(cell: Cell) -> Iterator[Finding]:
-    """Baselines against what they must reach; users whose item never trains count as misses."""
-    for loss in BASELINES:
+    """Losses against what they must reach; users whose item never trains count as misses."""
+    for loss in LOSSES:
         reach = REACHES.get((cell.data.name, cell.backbone, loss))
         if reach is not None:
             found = cell.mean(loss, "ndcg@10") * cell.scored_share

@@ -119,7 +119,7 @@ def search(
             print(f"{data.name} {backbone}: time is over before trial {number}", flush=True)
             return
         for loss in losses:
-            changes = next_changes(loss, seed, tried[loss], data.start)
+            changes = next_changes(loss, seed, tried[loss], *data.space(loss))
             trial = done.get((backbone, loss, seed, number))
             if trial is None:
                 trial = try_once(data, root, (backbone, loss, seed, number), changes, run)

@@ -50,7 +50,11 @@ MOST_DRAWS = 1000
 
 
 def next_changes(
-    loss: str, seed: int, tried: Sequence[tuple[Changes, float]], start: Mapping[str, Any]
+    loss: str,
+    seed: int,
+    tried: Sequence[tuple[Changes, float]],
+    choices: Choices,
+    start: Changes,
 ) -> Changes:
     """What the next trial of a loss changes: the best so far with one or two settings drawn anew.
 
@@ -60,14 +64,14 @@ def next_changes(
         loss: One of `LOSSES`.
         seed: Of what is drawn.
         tried: The trials before with their validation, oldest first.
-        start: Shared settings to begin with on a data set, the same for all losses.
+        choices: What the loss may choose from.
+        start: Settings to begin with.
 
     Raises:
         UsageError: Nothing new is that close to the best.
     """
-    choices = {**SHARED, **OWN[loss]}
     if not tried:
-        return {**first_choices(choices), **start}
+        return first_choices(choices) | start
     known = [changes for changes, _ in tried]
     best, _ = max(tried, key=lambda one: one[1])
     chance = random.Random(f"{seed} {loss} {len(tried)}")

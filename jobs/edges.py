@@ -53,7 +53,7 @@ def edges(counts: Counts, pruning: Pruning) -> dict[str, NDArray[Any]]:
     weights the smaller neighbour stays.
     """
     settings = pruning.settings
-    pair_weight = counts.units * 2.0**-pruning.bits
+    pair_weight = counts.units.astype(np.float64) * 2.0**-pruning.bits
     rows = np.arange(counts.first, counts.first + len(counts.ends) - 1, dtype=np.int32)
     item = np.repeat(rows, np.diff(counts.ends))
     weight = NORMALISERS[settings.normaliser](pair_weight, item, counts.neighbours, pruning.weights)

@@ -17,6 +17,7 @@ from schemas.settings import load
 PROJECT = Path(__file__).parent.parent
 GUIDE = (PROJECT / "docs" / "bring-your-own-events.md").read_text()
 README = (PROJECT / "README.md").read_text()
+EXPERIMENTS = (PROJECT / "docs" / "experiments.md").read_text()
 RESULTS = PROJECT / "benchmarks" / "results"
 MUSIC = PROJECT.parent / "shared" / "data" / "music30_sessions.parquet"
 DS = date(2014, 12, 31)
@@ -30,9 +31,9 @@ LITERAL_PLAYS = pa.table(
 )
 
 
-def block(language: str) -> str:
-    """The guide's only code block of a language."""
-    (found,) = re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
+def block(language: str, document: str = GUIDE) -> str:
+    """A document's only code block of a language."""
+    (found,) = re.findall(rf"```{language}\n(.*?)```", document, re.DOTALL)
     return found
 
 
@@ -49,6 +50,12 @@ def follow(folder: Path) -> dict[str, int]:
 def test_the_guides_settings_are_valid(tmp_path):
     (tmp_path / "music.toml").write_text(block("toml"))
     assert load(tmp_path / "music.toml", {}).events.history_days == 120
+
+
+def test_what_the_experiments_say_to_begin_with_are_valid_settings(tmp_path):
+    (tmp_path / "next.toml").write_text(block("toml", EXPERIMENTS))
+    begin = load(tmp_path / "next.toml", {})
+    assert (begin.item_graph.direction, begin.training.softness) == ("forward", "falling")
 
 
 def test_the_guide_leads_from_a_file_to_interactions(tmp_path):

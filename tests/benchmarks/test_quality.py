@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks import quality_scores, quality_search, quality_space, quality_targets
+from benchmarks import quality_scores, quality_search, quality_targets
 from benchmarks.quality import main
 from benchmarks.quality_data import DATA_SETS, DAY, DataSet, ordered_events
 from benchmarks.quality_report import Cell, Gain, read_cells
@@ -223,12 +223,12 @@ def test_losses_with_other_epochs_are_not_compared():
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_search_starts_from_the_first_choices_and_goes_on_near_the_best(loss):
     choices = SHARED | OWN[loss]
-    first = next_changes(loss, 1, [], {})
+    first = next_changes(loss, 1, [], choices, {})
     assert first == {name: values[0] for name, values in choices.items()}
     tried = [(first, 0.1), ({name: values[-1] for name, values in choices.items()}, 0.3)]
     best = tried[1][0]
     for _ in range(8):
-        drawn = next_changes(loss, 1, tried, {})
+        drawn = next_changes(loss, 1, tried, choices, {})
         assert drawn not in [changes for changes, _ in tried]
         changed = [name for name in choices if drawn[name] != best[name]]
         assert len(changed) in (1, 2)
@@ -236,19 +236,20 @@ def test_a_search_starts_from_the_first_choices_and_goes_on_near_the_best(loss):
         tried.append((drawn, 0.2))
 
 
-def test_all_losses_begin_where_a_data_set_says_and_with_what_a_search_may_choose():
+def test_a_search_begins_with_something_that_it_may_choose():
     for data in DATA_SETS.values():
         for loss in LOSSES:
-            first = next_changes(loss, 1, [], data.start)
-            assert first | data.start == first
-            assert all(first[name] in values for name, values in (SHARED | OWN[loss]).items())
+            choices, start = data.space(loss)
+            first = next_changes(loss, 1, [], choices, start)
+            assert first | start == first and first.keys() == choices.keys()
+            assert all(first[name] in values for name, values in choices.items())
 
 
-def test_a_search_that_has_tried_all_says_so(monkeypatch):
-    monkeypatch.setattr(quality_space, "SHARED", {"training.dropout": (0.1, 0.2)})
+def test_a_search_that_has_tried_all_says_so():
+    choices = {"training.dropout": (0.1, 0.2)}
     tried = [({"training.dropout": value}, 0.1) for value in (0.1, 0.2)]
     with pytest.raises(UsageError, match="nothing new"):
-        next_changes("cross_entropy", 1, tried, {})
+        next_changes("cross_entropy", 1, tried, choices, {})
 
 
 def test_gain_is_against_the_better_baseline_paired_over_users(cell):
