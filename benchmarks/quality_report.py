@@ -218,7 +218,8 @@ def _reached(cell: Cell) -> Iterator[Finding]:
 
 def _gains(cell: Cell) -> Iterator[Finding]:
     num_seeds = len(cell.scores[METHOD])
-    note = "" if num_seeds >= FEWEST_SEEDS else f", provisional: {num_seeds} seeds"
+    seeds = f"{num_seeds} seed" + "s" * (num_seeds > 1)
+    note = "" if num_seeds >= FEWEST_SEEDS else f", provisional: {seeds}"
     pairs = [(metric, other) for other in (cell.opponent, ALONE) for metric in COMPARED]
     for metric, other in pairs:
         gain = Gain(cell, metric, other)
