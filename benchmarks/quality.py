@@ -11,7 +11,7 @@ Each step takes up where an earlier run ended. `targets` says which soft targets
 next, without training; `search` looks at validation alone; `score` trains
 the best settings of each loss and looks at the holdout; `report` refuses cells whose losses were
 not tried as often. `all` does everything, cell by cell. Any setting that is not searched may be
-overridden for all losses, such as PENUMBRA_TRAINING__EPOCHS=10; the trials record it.
+overridden for all losses, such as PENUMBRA_TRAINING__PATIENCE=3; the trials record it.
 """
 
 import argparse

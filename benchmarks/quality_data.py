@@ -50,7 +50,7 @@ EVERYONE: dict[str, Any] = {
 }
 """Every next item is a target, every user validates; the rate ends at 0 with the epochs.
 
-Of two widths the larger was better for every loss, and history skip hurt every loss.
+On Beauty, the larger of two widths was better for every loss, and history skip hurt every loss.
 """
 
 HistoryLists = Mapping[str, Sequence[str]]

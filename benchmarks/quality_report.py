@@ -23,6 +23,7 @@ from schemas.errors import UsageError
 from schemas.settings import GateSettings
 from trainer.backbones import BACKBONES
 from trainer.evidence import paired_interval
+from trainer.page import counted
 
 PACKAGES = ("torch", "numpy", "pyspark")
 SHOWN = ("ndcg@10", "recall@10", "recall@20")
@@ -218,7 +219,7 @@ def _reached(cell: Cell) -> Iterator[Finding]:
 
 def _gains(cell: Cell) -> Iterator[Finding]:
     num_seeds = len(cell.scores[METHOD])
-    seeds = f"{num_seeds} seed" + "s" * (num_seeds > 1)
+    seeds = counted(num_seeds, "seed")
     note = "" if num_seeds >= FEWEST_SEEDS else f", provisional: {seeds}"
     pairs = [(metric, other) for other in (cell.opponent, ALONE) for metric in COMPARED]
     for metric, other in pairs:

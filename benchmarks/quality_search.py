@@ -40,7 +40,10 @@ EQUAL = (
     "targets",
     "precision",
 )
-"""Training settings that no search draws and that all trials of a cell must share."""
+"""Training settings of the data set that all trials of a cell must share.
+
+None is drawn, but for `epochs` where a data set has a choice of them: there it is the most.
+"""
 SECONDS_PER_HOUR = 3600
 DIGEST_LENGTH = 12
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from schemas.settings import ItemGraphSettings
 
 COUNTS_AT_ONCE = 200_000
-"""Pairs of items counted before they are pruned: few enough to stay in a core's cache."""
+"""Pairs of items counted before they are pruned: in cache, and no result depends on it."""
 
 
 @dataclass(frozen=True)
