@@ -26,7 +26,7 @@ def address():
             self.wfile.write(body)
 
         def log_message(self, *_):
-            pass
+            """Keeps requests out of the tests' output."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()

@@ -84,14 +84,15 @@ def test_an_error_ends_the_run_as_failed_and_a_later_success_as_finished(root):
     with pytest.raises(ZeroDivisionError), start(root, "fails") as run:
         1 / 0  # noqa: B018
     assert run.client.get_run(run.id).info.status == "FAILED"
-    with start(root, "fails"):
-        pass
+    with start(root, "fails") as again:
+        assert again.id == run.id
     assert run.client.get_run(run.id).info.status == "FINISHED"
 
 
 def test_a_resumed_run_is_running_again(root):
-    with start(root, "resumed"):
-        pass
+    with start(root, "resumed") as first:
+        assert first.client.get_run(first.id).info.status == "RUNNING"
+    assert first.client.get_run(first.id).info.status == "FINISHED"
     with start(root, "resumed") as run:
         assert run.client.get_run(run.id).info.status == "RUNNING"
 
