@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from pyarrow import dataset
 
 from benchmarks.movielens import fetch
-from benchmarks.quality_space import OWN, SHARED, Changes, Choices
+from benchmarks.quality_space import EPOCHS, OWN, SHARED, Changes, Choices
 from schemas.errors import DataError, MissingInputError
 from schemas.settings import Settings, load
 
@@ -222,12 +222,11 @@ _MUSIC30: dict[str, dict[str, Any]] = {
 _BEAUTY = _leave_one_out(
     exclude_seen=False, max_length=50, num_blocks=1, batch_size=64, epochs=16, patience=5
 )
-_BEAUTY_CHOICES: Choices = {"training.epochs": (16, 8, 4)}
-_BEAUTY_LONG: Changes = {"training.learning_rate": 1e-3, "training.dropout": 0.4}
+_BEAUTY_CHOICES: Choices = {EPOCHS: (16, 8, 4)}
 _BEAUTY_START: dict[str, Changes] = {
-    "cross_entropy": _BEAUTY_LONG,
-    "label_smoothing": _BEAUTY_LONG,
-    "decoupled": {"training.epochs": 4},
+    "cross_entropy": {"training.learning_rate": 1e-3, "training.dropout": 0.4},
+    "label_smoothing": {"training.learning_rate": 1e-3, "training.dropout": 0.2},
+    "decoupled": {EPOCHS: 4},
 }
 _DIGINETICA = _leave_one_out(
     exclude_seen=False, max_length=20, batch_size=256, epochs=40, patience=4

@@ -42,6 +42,7 @@ OWN: dict[str, Choices] = {
     },
 }
 """Settings that only one loss looks at, by loss."""
+EPOCHS = "training.epochs"
 METHOD = "decoupled"
 BASELINES = ("cross_entropy", "label_smoothing")
 LOSSES = (*BASELINES, METHOD)
@@ -58,7 +59,7 @@ def next_changes(
 ) -> Changes:
     """What the next trial of a loss changes: the best so far with one or two settings drawn anew.
 
-    The first trial takes the first choice of everything that `start` does not name.
+    Before that come the openings.
 
     Args:
         loss: One of `LOSSES`.
@@ -70,8 +71,8 @@ def next_changes(
     Raises:
         UsageError: Nothing new is that close to the best.
     """
-    if not tried:
-        return first_choices(choices) | start
+    if len(tried) < len(first := openings(choices, start)):
+        return first[len(tried)]
     known = [changes for changes, _ in tried]
     best, _ = max(tried, key=lambda one: one[1])
     chance = random.Random(f"{seed} {loss} {len(tried)}")
@@ -83,6 +84,17 @@ def next_changes(
         if drawn not in known:
             return drawn
     raise UsageError(f"{len(tried)} trials of {loss} and nothing new", "fewer", "--trials")
+
+
+def openings(choices: Choices, start: Changes) -> list[Changes]:
+    """The trials that a loss begins with: its start, then that with every other number of epochs.
+
+    The start is the first choice of everything that `start` does not name. How long to train is
+    what losses differ in most: none may win because another was not tried that long, or as short.
+    """
+    first = first_choices(choices) | start
+    others = [num for num in choices.get(EPOCHS, ()) if num != first[EPOCHS]]
+    return [first, *({**first, EPOCHS: num} for num in others)]
 
 
 def first_choices(choices: Choices) -> Changes:

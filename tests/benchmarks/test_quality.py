@@ -236,6 +236,16 @@ def test_a_search_starts_from_the_first_choices_and_goes_on_near_the_best(loss):
         tried.append((drawn, 0.2))
 
 
+def test_every_loss_begins_with_every_number_of_epochs():
+    choices = {"training.epochs": (16, 8, 4), "training.dropout": (0.2, 0.4)}
+    tried = []
+    for num_epochs in (8, 16, 4):
+        found = next_changes("decoupled", 1, tried, choices, {"training.epochs": 8})
+        assert found == {"training.epochs": num_epochs, "training.dropout": 0.2}
+        tried.append((found, 0.1))
+    assert next_changes("decoupled", 1, tried, choices, {})["training.dropout"] == 0.4
+
+
 def test_a_search_begins_with_something_that_it_may_choose():
     for data in DATA_SETS.values():
         for loss in LOSSES:
