@@ -5,9 +5,10 @@ Writes:   health
 If late:  items waits; yesterday's champion keeps serving.
 
 It stands before `items`, because item indices are append-only: what a broken day brings into the
-catalogue stays there. It reads manifests and two columns, and starts no Spark. The table is
-published first, so that one can look at it, then a number beyond its limit fails the stage, on
-every try. A median says what is usual, so that one bad day among the weeks does not.
+catalogue stays there. So a day that stopped its night stops the later ones that would read it too,
+until it was delivered again or accepted. It reads manifests and two columns, and starts no Spark.
+The table is published first, so that one can look at it, then a number beyond its limit fails the
+stage, on every try. A median says what is usual, so that one bad day among the weeks does not.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,17 +21,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.drift import drift_of
-from schemas.command import Night, Stage, closing_line, run
+from schemas.command import Night, Stage, closing_line, find_own, run
 from schemas.errors import HealthError
 from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
-from schemas.partitions import Input, Partition, find, get, window
+from schemas.partitions import Input, Partition, get, published_dates, window
 from schemas.quarantine import QUARANTINE
 from schemas.settings import HealthSettings, Settings
 
 Limits = tuple[float | None, float | None]
 """The least and the greatest value that let a night go on; None where there is no such limit."""
 
+STOPPED_BY = "stopped_by"
+"""Note in the manifest: metrics that stopped the night; none where a dry run accepted them."""
 SETTINGS = {
     "volume": ("health.min_volume", "health.max_volume"),
     "quarantine_rate": ("", "health.max_quarantine_rise"),
@@ -94,20 +97,28 @@ STAGE = Stage(
 
 
 def main(night: Night) -> None:
-    """Publishes the night's numbers, then fails if one is beyond its limit.
+    """Publishes the night's numbers, then fails if one is beyond its limit, or was on a day before.
 
     Raises:
-        HealthError: Naming every number beyond its limit, unless `health.mode` is `dry_run`.
+        HealthError: Naming every number beyond its limit, or every earlier day of the window that
+            stopped its own night, unless `health.mode` is `dry_run`.
     """
     settings = night.settings.health
     *earlier, today = days_of(night.root, night.ds, settings)
     rows = measure(today, earlier, settings)
     published = publish_once(night, rows)
     beyond = [row for row in rows if row.verdict == "beyond"]
+    stopped = stopped_before(night)
     if beyond and settings.mode == "enforce":
         raise explain(night.ds, beyond, published)
+    if stopped and settings.mode == "enforce":
+        raise explain_earlier(stopped)
     for row in beyond:
         print(f"health {night.ds}: {_found(row)} is beyond its limit, dry run", flush=True)
+    for day in stopped:
+        print(
+            f"health {night.ds}: that of {day.manifest.ds} stopped its night, dry run", flush=True
+        )
 
 
 def days_of(root: Path, ds: date, settings: HealthSettings) -> list[Day]:
@@ -178,12 +189,17 @@ def publish_once(night: Night, rows: Sequence[Row]) -> Partition:
     """Publishes the rows, unless they are what is published from the same inputs already."""
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=HEALTH.schema)
     table = table.sort_by("metric")
-    published = find(night.root, HEALTH, night.ds)
-    is_same = published is not None and published.manifest.fingerprint == night.fingerprint
-    if published and is_same and published.read().equals(table):
-        print(closing_line(published, "unchanged since"), flush=True)
-        return published
+    published = find_own(night.root, HEALTH, night.ds)
+    is_enforced = night.settings.health.mode == "enforce"
+    beyond = [row.metric for row in rows if row.verdict == "beyond"]
+    notes = {STOPPED_BY: sorted(beyond) if is_enforced else []}
+    if published and published.read().equals(table):
+        m = published.manifest
+        if (m.fingerprint, m.notes) == (night.fingerprint, notes):
+            print(closing_line(published, "unchanged since"), flush=True)
+            return published
     draft = night.draft(HEALTH)
+    draft.notes |= notes
     draft.write(table)
     return night.publish(draft)
 
@@ -195,6 +211,25 @@ def explain(ds: date, beyond: Sequence[Row], published: Partition) -> HealthErro
         ", ".join(_expected(row) for row in beyond),
         "the export, then run the night again; or, if the day really was like that, this run with "
         f"another limit or health.mode = dry_run; all numbers are in {published.path}",
+    )
+
+
+def stopped_before(night: Night) -> list[Partition]:
+    """Health of earlier days of the window that stopped their night, oldest first."""
+    start = night.ds - timedelta(days=night.settings.events.history_days - 1)
+    dates = [day for day in published_dates(night.root, HEALTH) if start <= day < night.ds]
+    found = [get(night.root, HEALTH, day) for day in dates]
+    return [partition for partition in found if partition.manifest.notes.get(STOPPED_BY)]
+
+
+def explain_earlier(stopped: Sequence[Partition]) -> HealthError:
+    """The error of a night whose window has days that stopped their own."""
+    why = {day.manifest.ds: ", ".join(day.manifest.notes[STOPPED_BY]) for day in stopped}
+    return HealthError(
+        " and ".join(f"{ds} in the window, stopped by its {names}" for ds, names in why.items()),
+        "days within their limits, or accepted",
+        f"deliver {', '.join(why)} again and repeat that night; or, if the day really was like "
+        "that, repeat it with another limit or health.mode = dry_run; then this night",
     )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from schemas.contract import Contract
-from schemas.errors import PenumbraError, UsageError
+from schemas.errors import CorruptPartitionError, PenumbraError, UsageError
 from schemas.partitions import Input, Partition, find
 from schemas.publishing import Draft, draft, new_token, publish
 from schemas.settings import Settings, load
@@ -111,14 +111,22 @@ def _run(stage: Stage, main: Callable[[Night], Any], arguments: argparse.Namespa
     settings = load(arguments.settings)
     inputs = list(stage.inputs(root, ds, settings))
     fingerprint = _fingerprint(stage, settings, inputs)
-    published = [find(root, contract, ds) for contract in stage.writes]
-    if not (stage.always or arguments.force) and all(
-        p is not None and p.manifest.fingerprint == fingerprint for p in published
-    ):
-        for partition in filter(None, published):
-            print(closing_line(partition, "unchanged since"), flush=True)
-        return
+    if not (stage.always or arguments.force):
+        published = [find_own(root, contract, ds) for contract in stage.writes]
+        if all(p is not None and p.manifest.fingerprint == fingerprint for p in published):
+            for partition in filter(None, published):
+                print(closing_line(partition, "unchanged since"), flush=True)
+            return
     main(Night(root, ds, settings, inputs, fingerprint, token, started, arguments))
+
+
+def find_own(root: Path, contract: Contract, ds: date) -> Partition | None:
+    """What a stage has published itself; None where it is missing or damaged: it makes it anew."""
+    try:
+        return find(root, contract, ds)
+    except CorruptPartitionError as error:
+        print(f"{contract.table} {ds} is damaged and made anew: {error.found}", flush=True)
+        return None
 
 
 def _fingerprint(stage: Stage, settings: Settings, inputs: Sequence[Input]) -> str:

@@ -12,7 +12,7 @@ from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
 from schemas.partitions import get
 from schemas.quarantine import QUARANTINE
-from schemas.settings import HealthSettings, Settings
+from schemas.settings import EventsSettings, HealthSettings, Settings
 
 DS = date(2017, 10, 31)
 MIDNIGHT = datetime(2017, 11, 1, tzinfo=UTC)
@@ -107,6 +107,44 @@ def test_op14_a_second_try_on_the_same_day_stops_the_night_too_and_publishes_not
         with pytest.raises(HealthError):
             _run(STAGE, main, arguments)
     assert len(list(get(tmp_path, HEALTH, DS).path.parent.glob("run=*"))) == 1
+
+
+def night_of(make_night, days_before: int, mode: str = "enforce"):
+    settings = Settings(health=HealthSettings(mode=mode))
+    return make_night(settings, DS - timedelta(days=days_before))
+
+
+@pytest.fixture
+def stopped(weeks, day, make_night):
+    """A day that stopped its night, and an ordinary one after it."""
+    day(2, 10, hours=9)
+    day(0, 10)
+    with pytest.raises(HealthError, match="found freshness 9 of 2017-10-29"):
+        main(night_of(make_night, 2))
+
+
+def test_op14_a_day_that_stopped_its_night_stops_the_next_one_by_name(stopped, make_night):
+    with pytest.raises(HealthError, match="2017-10-29 in the window, stopped by its freshness; "):
+        main(make_night())
+
+
+def test_op14_a_day_that_was_accepted_or_delivered_again_stops_nothing(stopped, day, make_night):
+    main(night_of(make_night, 2, "dry_run"))
+    main(make_night())
+    day(2, 10)
+    main(night_of(make_night, 2))
+    main(make_night())
+
+
+def test_op14_a_day_that_left_the_window_stops_nothing(stopped, make_night, day):
+    main(make_night(Settings(events=EventsSettings(history_days=2))))
+    with pytest.raises(HealthError, match="2017-10-29 in the window"):
+        main(make_night(Settings(events=EventsSettings(history_days=3))))
+
+
+def test_a_dry_run_says_which_day_before_it_stopped_its_night(stopped, make_night, capsys):
+    main(night_of(make_night, 0, "dry_run"))
+    assert "that of 2017-10-29 stopped its night, dry run" in capsys.readouterr().out
 
 
 def test_every_number_beyond_its_limit_is_named(weeks, day, make_night):

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import time
+from datetime import date
 
 import psutil
 import pyarrow as pa
@@ -55,8 +56,6 @@ def test_a_stage_prints_one_closing_line_and_exits_with_0(program, capsys):
 
 
 def test_op02_equal_inputs_settings_and_code_are_not_worked_on_again(program, capsys, tmp_path):
-    from datetime import date
-
     program()
     before = get(tmp_path, FRUIT, date(2017, 10, 31)).manifest
     assert program() == 0
@@ -65,13 +64,25 @@ def test_op02_equal_inputs_settings_and_code_are_not_worked_on_again(program, ca
 
 
 def test_op02_forced_work_gives_the_same_digest_in_a_new_run(program, capsys, tmp_path):
-    from datetime import date
-
     program()
     before = get(tmp_path, FRUIT, date(2017, 10, 31)).manifest
     assert program("--force") == 0
     after = get(tmp_path, FRUIT, date(2017, 10, 31)).manifest
     assert after.content_digest == before.content_digest and after.run > before.run
+
+
+@pytest.mark.parametrize("arguments", [[], ["--force"]])
+def test_op08_a_stage_makes_its_own_damaged_output_anew(program, capsys, tmp_path, arguments):
+    ds = date(2017, 10, 31)
+    program()
+    before = get(tmp_path, FRUIT, ds)
+    with before.files[0].open("ab") as file:
+        file.write(b"x")
+    assert program(*arguments) == 0
+    assert get(tmp_path, FRUIT, ds).read().to_pylist() == [{"name": "apple"}]
+    assert get(tmp_path, FRUIT, ds).manifest.run > before.manifest.run
+    if not arguments:
+        assert f"made anew: {before.files[0]} changed" in capsys.readouterr().out
 
 
 def test_changed_inputs_are_worked_on(program, capsys):
