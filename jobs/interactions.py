@@ -27,7 +27,7 @@ from jobs.read_errors import decodable
 from jobs.spark import adopt, session
 from schemas.command import Night, Stage, run
 from schemas.contract import Contract
-from schemas.errors import DataError
+from schemas.errors import DataError, MissingInputError
 from schemas.interactions import INTERACTIONS
 from schemas.partitions import Input, Partition, published_dates
 from schemas.publishing import Draft
@@ -40,7 +40,7 @@ EXAMPLE_CHARACTERS = 300
 
 @dataclass
 class Tally:
-    """What became of one day's rows; `copies` are valid rows beyond the first of their key."""
+    """What became of one day's rows; `duplicates` are valid ones beyond the first of their key."""
 
     duplicates: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
@@ -63,8 +63,8 @@ STAGE = Stage(
 
 def main(night: Night) -> None:
     """Publishes quarantine and interactions of the night, after the days it catches up on."""
-    settings, root = night.settings, night.root
-    days = {day: event_files(root, day, settings.events) for day in days_to_publish(night)}
+    settings = night.settings
+    days = files_by_day(night)
     files = [file for day in days.values() for file in day]
     if extra := sorted({column for file in files for column in file.extra_columns}):
         print(f"{STAGE.module}: ignored the columns {', '.join(extra)}", flush=True)
@@ -82,6 +82,27 @@ def main(night: Night) -> None:
             publish_day(night, day, day_files, tallies.get(day, Tally()), staging)
     valid.unpersist()
     rejected.unpersist()
+
+
+def files_by_day(night: Night) -> dict[date, list[EventFile]]:
+    """The raw files of every day to publish.
+
+    An earlier day without a row is as good as missing: with `events.missing_day = "skip"` it is
+    passed over, and counts towards `events.max_missing_days`.
+
+    Raises:
+        MissingInputError: The night's own day has no row; or an earlier one, where days must not
+            be missing.
+    """
+    events, days = night.settings.events, dict[date, list[EventFile]]()
+    for day in days_to_publish(night):
+        try:
+            days[day] = event_files(night.root, day, events)
+        except MissingInputError as error:
+            if day == night.ds or events.missing_day != "skip":
+                raise
+            print(f"{STAGE.module}: passed over {error.found}", flush=True)
+    return days
 
 
 def days_to_publish(night: Night) -> list[date]:

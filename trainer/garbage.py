@@ -1,9 +1,9 @@
 """Garbage: what nothing needs any more, found and deleted.
 
-Run folders that no pointer names, pointers that were never moved, resume states of runs that
+Runs that no pointer names, pointers that were never moved, staged rows and resume states that
 nobody went on with, all once they are old enough that no process can be at work in them; and the
-artifacts of model versions beyond the newest few. A version itself stays, with its tags: ledgers
-name it, and `explain` can still say where it came from.
+artifacts of model versions beyond the newest few. A run's manifest stays, and a version with its
+tags: ledgers name it, and `explain` can still say where it came from.
 
 Champion, previous and candidate keep everything: artifact, and every run their lineage names.
 """
@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from stat import S_ISREG
 
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from schemas.partitions import POINTER, current_run
+from schemas.partitions import MANIFEST, POINTER, current_run
 from schemas.publishing import locked
 from trainer.explanation import lineage
 from trainer.operations import exclusive
@@ -66,6 +67,8 @@ def collect(
 
 
 def _old_files(root: Path, needed: set[tuple[str, str, str]], limit: float) -> Iterator[Garbage]:
+    for staging in sorted((root / "tables").glob("*/v*/_staging-*")):
+        yield from _if_old(root, staging, limit)
     for folder in sorted((root / "tables").glob("*/v*/ds=*")):
         table, ds = folder.parent.parent.name, folder.name.removeprefix("ds=")
         for run in sorted(folder.glob("run=*")):
@@ -79,11 +82,14 @@ def _old_files(root: Path, needed: set[tuple[str, str, str]], limit: float) -> I
 
 
 def _if_old(root: Path, path: Path, limit: float) -> Iterator[Garbage]:
-    files = [path, *path.rglob("*")]
-    facts = [file.stat() for file in files]
-    if max(fact.st_mtime for fact in facts) < limit:
-        size = sum(x.st_size for file, x in zip(files, facts, strict=True) if file.is_file())
-        yield Garbage(str(path.relative_to(root)), size, path)
+    try:
+        facts = {file: file.stat() for file in (path, *path.rglob("*"))}
+    except FileNotFoundError:
+        return  # a stage is at work in it
+    going = {f: x.st_size for f, x in facts.items() if S_ISREG(x.st_mode) and f.name != MANIFEST}
+    is_collected = path / MANIFEST in facts and not going
+    if max(x.st_mtime for x in facts.values()) < limit and not is_collected:
+        yield Garbage(str(path.relative_to(root)), sum(going.values()), path)
 
 
 def _old_versions(registry: Registry, aliased: set[int], keep: int) -> Iterator[Garbage]:
@@ -120,7 +126,18 @@ def _delete(registry: Registry, garbage: Garbage) -> bool:
         with locked(folder / ".lock"):
             if garbage.path.name == f"run={current_run(folder)}":
                 return False
-            shutil.rmtree(garbage.path)
+            _delete_run(garbage.path)
     elif garbage.path:
         garbage.path.unlink(missing_ok=True)
     return True
+
+
+def _delete_run(folder: Path) -> None:
+    """Deletes a run but for its manifest; a draft that has none goes altogether."""
+    if not (folder / MANIFEST).exists():
+        return shutil.rmtree(folder)
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != MANIFEST:
+            path.unlink()

@@ -237,6 +237,22 @@ def test_op15_an_empty_day_to_catch_up_on_fails_by_name(make_night, deliver, tmp
     assert published_dates(tmp_path, INTERACTIONS) == []
 
 
+def test_op15_an_empty_day_to_catch_up_on_is_passed_over_where_days_may_be_missing(
+    make_night, deliver, tmp_path, spark, capsys
+):
+    deliver(HEADING, ds=date(2017, 10, 30))
+    deliver(HEADING + GOOD)
+    main(make_night(settings(missing_day="skip")))
+    assert "passed over no row in the 1 files of" in capsys.readouterr().out
+    assert published_dates(tmp_path, INTERACTIONS) == [DS]
+
+
+def test_op15_the_nights_own_day_is_never_passed_over(make_night, deliver):
+    deliver(HEADING)
+    with pytest.raises(MissingInputError, match="2017-10-31 is empty"):
+        main(make_night(settings(missing_day="skip")))
+
+
 def test_a_bad_day_to_catch_up_on_stops_the_night_by_name(make_night, deliver, tmp_path, spark):
     for day in (29, 31):
         deliver(HEADING + f"u,i,2017-10-{day},buy,1\n", ds=date(2017, 10, day))

@@ -1,6 +1,7 @@
 import os
 import time
 from datetime import date, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from schemas.errors import RegistryError
 from schemas.items import ITEMS
 from schemas.partitions import find, get
 from trainer import promotion
-from trainer.explanation import lineage
+from trainer.explanation import explain, lineage
 from trainer.garbage import collect
 
 DS = date(2017, 10, 31)
@@ -83,7 +84,7 @@ def test_op25_a_dry_run_deletes_nothing_and_counts_the_same_bytes(three_nights, 
     would = collect(three_nights, **limits, dry_run=True)
     assert old.path.exists()
     assert [g.name for g in would] == [run_name(old), "artifact of version 1"]
-    assert would[0].bytes == sum(file.stat().st_size for file in old.path.iterdir())
+    assert would[0].bytes == sum(file.stat().st_size for file in old.files)
     assert collect(three_nights, **limits, dry_run=False) == would
 
 
@@ -94,14 +95,45 @@ def test_op25_leftovers_of_killed_processes_go_once_they_are_old(three_nights):
     pointer = get(root, ITEMS, DS).path.parent / ".CURRENT.0001-7"
     draft = pointer.parent / "run=0001-7"
     draft.mkdir()
-    for file in (state, pointer, draft / "part-00000.parquet"):
+    staged = root / "tables" / "interactions" / "v1" / "_staging-0001-7" / "day=2017-10-31" / "a"
+    staged.parent.mkdir(parents=True)
+    for file in (state, pointer, draft / "part-00000.parquet", staged):
         file.write_text("half")
     assert names(three_nights) == []
     make_old(root)
     folder = pointer.parent.relative_to(root)
+    staging = "tables/interactions/v1/_staging-0001-7"
     resume = "resume/training/ds=2017-10-31/abc"
-    assert names(three_nights) == [f"{folder}/run=0001-7", f"{folder}/.CURRENT.0001-7", resume]
-    assert not any(path.exists() for path in (state, pointer, draft))
+    found = [staging, f"{folder}/run=0001-7", f"{folder}/.CURRENT.0001-7", resume]
+    assert names(three_nights) == found
+    assert not any(path.exists() for path in (state, pointer, draft, root / staging))
+
+
+def test_op23_a_version_is_explained_after_its_checkpoint_was_collected(
+    three_nights, publish_model
+):
+    before = explain(three_nights, three_nights.get(1))
+    old = get(three_nights.root, CHECKPOINTS, DS)
+    publish_model(get(three_nights.root, ITEMS, DS), seed=99)
+    make_old(three_nights.root)
+    assert names(three_nights) == [run_name(old)]
+    assert [file.name for file in old.path.iterdir()] == ["manifest.json"]
+    assert explain(three_nights, three_nights.get(1)) == before
+
+
+def test_op25_files_that_vanish_meanwhile_are_of_a_stage_at_work(three_nights, monkeypatch):
+    draft = get(three_nights.root, ITEMS, DS).path.parent / "run=0001-7"
+    draft.mkdir()
+    make_old(three_nights.root)
+    everything = Path.rglob
+
+    def rglob(path, pattern):
+        return [*everything(path, pattern), *([path / "gone"] if path == draft else [])]
+
+    monkeypatch.setattr(Path, "rglob", rglob)
+    assert names(three_nights) == []
+    monkeypatch.undo()
+    assert names(three_nights) == [str(draft.relative_to(three_nights.root))]
 
 
 def test_op25_a_version_whose_lineage_is_lost_stops_everything(three_nights, items_of):
