@@ -19,6 +19,8 @@ from trainer.ledger import Row
 from trainer.versions import Version
 
 Kind = Literal["approve", "reject", "timeout"]
+APPROVED = "approved by"
+"""How the reason of what a person approved begins."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,25 @@ def answered(
     return {**decided, "outcome": outcome, "reason": reason, "answered_by": answer.by}
 
 
+def refuse_contradiction(decided: Row, answer: Answer | None) -> None:
+    """Lets an answer pass that says again what was decided, as a retry does.
+
+    Raises:
+        RegistryError: It says something else, too late.
+    """
+    is_approved = decided["outcome"] == "promote" or decided["reason"].startswith(APPROVED)
+    said = {"approve": is_approved, "reject": decided["outcome"] != "promote", "timeout": True}
+    if answer and not said[answer.kind]:
+        outcome, number = decided["outcome"], decided["candidate_version"]
+        fix = f"promote {number}" if answer.kind == "approve" else "rollback"
+        raise RegistryError(
+            f"{answer.kind} by {answer.by}",
+            f"no more answers: {outcome} was decided at {decided['decided_at']}, as "
+            f"{decided['reason']}",
+            f"if it should be otherwise: python -m trainer.registry {fix} --reason ...",
+        )
+
+
 def _outcome(
     decided: Row, answer: Answer, champion: Version | None, journal: Journal, settings: Settings
 ) -> tuple[str, str]:
@@ -99,7 +120,7 @@ def _outcome(
         return "hold", f"nobody answered within {settings.gate.approval_timeout_hours:g} h"
     if answer.kind == "reject":
         return "hold", f"rejected by {answer.by}"
-    words, hold = f"approved by {answer.by}", journal.hold()
+    words, hold = f"{APPROVED} {answer.by}", journal.hold()
     if hold:
         held = f"the registry is held since the {hold.action} of {hold.at} ({hold.reason})"
         return "hold", f"{words}, but {held}"

@@ -23,11 +23,8 @@ from schemas.partitions import MANIFEST, POINTER, current_run
 from schemas.publishing import locked
 from trainer.explanation import lineage
 from trainer.operations import exclusive
-from trainer.registry import CANDIDATE, PREVIOUS, Registry
+from trainer.registry import CANDIDATE, DELETED, PREVIOUS, Registry
 from trainer.versions import CHAMPION, Version
-
-DELETED = "artifact_deleted"
-"""Tag of a version whose artifact was collected."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,10 @@ Row = dict[str, Any]
 decisions = read_ledger
 
 DECIDED_WITH = "settings_digest"
-"""Note in the ledger's manifest: digest of the settings of the newest decision."""
+"""Note in the ledger's manifest: digest of its decisions' settings, by `decided_at`.
+
+A single digest, as older ledgers have it, is that of the newest.
+"""
 TICK = timedelta(microseconds=1)
 """Least distance of two decisions, also where the clock was set back between them."""
 
@@ -43,12 +46,23 @@ def append(night: Night, row: Row, settings: Sequence[str], read: Sequence[Input
     before, earlier = find_ledger(night.root, night.ds), decisions(night.root, night.ds)
     decided_at = max([datetime.now(UTC), *(r["decided_at"] + TICK for r in earlier)])
     row = {**row, "decided_at": decided_at}
-    ledger = night.draft(PROMOTIONS)
-    ledger.notes[DECIDED_WITH] = night.settings.digest(settings)
+    ledger, digest = night.draft(PROMOTIONS), night.settings.digest(settings)
+    ledger.notes[DECIDED_WITH] = decided_with(before) | {decided_at.isoformat(): digest}
     ledger.write(pa.Table.from_pylist([*earlier, row], schema=PROMOTIONS.schema))
     inputs = [*night.inputs, *([before.as_input()] if before else []), *read]
     _refuse_lost_rows(night.publish(ledger, inputs=inputs), [*earlier, row])
     return row
+
+
+def decided_with(ledger: Partition | None) -> dict[str, str]:
+    """Digest of the settings of each decision of a ledger, by its `decided_at` as ISO 8601."""
+    if ledger is None:
+        return {}
+    noted = ledger.manifest.notes.get(DECIDED_WITH, "")
+    if isinstance(noted, dict):
+        return noted
+    newest = ledger.read(["decided_at"])["decided_at"][-1].as_py()
+    return {newest.isoformat(): noted}
 
 
 def _refuse_lost_rows(partition: Partition, expected: Sequence[Row]) -> None:
@@ -107,4 +121,8 @@ def served(registry: Registry, ds: date) -> Version | None:
 
 
 def _get(registry: Registry, number: int | None) -> Version | None:
-    return registry.get(number) if number else None
+    """A version of the ledger, or in its place the one that has its weights again."""
+    if not number:
+        return None
+    version = registry.get(number)
+    return registry.registered(version.weights_sha256) or version

@@ -24,11 +24,18 @@ from schemas.promotions import PROMOTIONS, find_ledger
 from schemas.scorecards import SCORECARDS
 from schemas.sequences import SEQUENCES
 from schemas.settings import Settings
-from trainer.approval import Answer, add_options, answer_of, answered, awaiting
+from trainer.approval import (
+    Answer,
+    add_options,
+    answer_of,
+    answered,
+    awaiting,
+    refuse_contradiction,
+)
 from trainer.canary import with_canary
 from trainer.gate import Decision, decide
 from trainer.journal import Journal
-from trainer.ledger import DECIDED_WITH, Row, append, decisions, last_promotion
+from trainer.ledger import Row, append, decided_with, decisions, last_promotion
 from trainer.operations import exclusive, move
 from trainer.registry import CANDIDATE, Registry
 from trainer.versions import CHAMPION, Version
@@ -99,13 +106,16 @@ def promote(night: Night, registry: Registry, journal: Journal) -> str:
         What happened, in words.
 
     Raises:
-        RegistryError: The scorecards are of another candidate or another champion.
+        RegistryError: The scorecards are of another candidate or another champion, or an answer
+            is to no awaiting decision, or contradicts one.
     """
     case, champion = _case(night), registry.champion()
     decided, answer = _standing_decision(night, case, champion), answer_of(night.options)
     if decided and decided["outcome"] == "awaiting" and answer:
         return _answer(night, registry, journal, decided, answer)
     if decided:
+        refuse_contradiction(decided, answer)
+        _restore(registry, case)
         return _finish(night, registry, journal, decided)
     if answer:
         raise RegistryError(
@@ -190,9 +200,9 @@ def _standing_decision(night: Night, case: Case, champion: Version | None) -> Ro
     ]
     if not same or same[-1]["outcome"] == "promote":
         return same[-1] if same else None
-    ledger = find_ledger(night.root, night.ds)
-    assert ledger is not None
-    is_same_gate = ledger.manifest.notes[DECIDED_WITH] == night.settings.digest(STAGE_SETTINGS)
+    digests = decided_with(find_ledger(night.root, night.ds))
+    decided_at = same[-1]["decided_at"].isoformat()
+    is_same_gate = digests.get(decided_at) == night.settings.digest(STAGE_SETTINGS)
     return same[-1] if is_same_gate or _is_newer(champion, case) else None
 
 
@@ -246,6 +256,12 @@ def _finish(night: Night, registry: Registry, journal: Journal, decided: Row) ->
         _move(registry, journal, candidate, decided)
         return f"promote version {candidate.number}, finished after an interruption"
     return f"unchanged, {decided['outcome']} of version {candidate.number} stands"
+
+
+def _restore(registry: Registry, case: Case) -> None:
+    """Registers the night's model again where its artifact was collected: others may need it."""
+    if registry.registered(case.weights_sha256) is None:
+        registry.register(case.checkpoint, case.items)
 
 
 def _is_newer(champion: Version | None, case: Case) -> bool:

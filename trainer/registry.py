@@ -27,6 +27,10 @@ from trainer.versions import CHAMPION, Version
 
 CANDIDATE, PREVIOUS = "candidate", "previous"
 TAG = "penumbra."
+DELETED = "artifact_deleted"
+"""Tag of a version whose artifact was collected (`trainer/garbage.py`)."""
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""MLflow's error codes for what is not there; any other error is its server's, and may pass."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Registry:
         try:
             return _version(self.client.get_model_version_by_alias(self.name, alias))
         except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            if error.error_code in ABSENT:
                 return None
             raise
 
@@ -68,6 +72,8 @@ class Registry:
         try:
             return _version(self.client.get_model_version(self.name, str(number)))
         except MlflowException as error:
+            if error.error_code not in ABSENT:
+                raise
             raise RegistryError(
                 f"no version {number} of {self.name}",
                 "the versions that the promotions table names",
@@ -83,13 +89,14 @@ class Registry:
         return [_version(one) for one in found]
 
     def registered(self, weights_sha256: str) -> Version | None:
-        """The version with these weights, None where they were never registered."""
+        """The version that has these weights; None where none had, or their artifact is deleted."""
         wanted = f"name = '{self.name}' and tags.`{TAG}weights_sha256` = '{weights_sha256}'"
         found = self.client.search_model_versions(wanted, order_by=["version_number ASC"])
-        return _version(found[0]) if found else None
+        kept = [one for one in found if TAG + DELETED not in one.tags]
+        return _version(kept[0]) if kept else None
 
     def register(self, checkpoint: Partition, items: Partition) -> Version:
-        """The version of a night's model, made if its weights are new to the registry.
+        """The version of a night's model, made if the registry does not have its weights.
 
         The artifact is complete before the version exists, and the version is found by the
         digest of its weights: a retry after a crash at any point makes no second version.
@@ -127,6 +134,8 @@ class Registry:
             folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
             found = f"weights {file_sha256(folder / WEIGHTS_FILE)}"
         except (MlflowException, OSError) as error:
+            if self._has_weights(address):
+                raise
             found = f"no artifact ({error})"
         if found != f"weights {version.weights_sha256}":
             raise RegistryError(
@@ -144,6 +153,11 @@ class Registry:
         """Adds tags, named without the prefix, to a version."""
         for key, value in tags.items():
             self.client.set_model_version_tag(self.name, str(version.number), TAG + key, value)
+
+    def _has_weights(self, address: str) -> bool:
+        """Whether an artifact is there, so that what kept it from coming may pass."""
+        listed = mlflow.artifacts.list_artifacts(artifact_uri=address)
+        return WEIGHTS_FILE in {Path(file.path).name for file in listed}
 
     def _log(self, checkpoint: Partition, items: Partition, tags: dict[str, str]) -> str:
         _ = self.client

@@ -109,8 +109,21 @@ def test_a_rejection_and_a_timeout_hold(registry, asking, kind, by, reason):
 def test_an_answer_counts_once(registry, asking):
     run(asking)
     ledger = answer(asking, "reject", "bob")
-    assert answer(asking, "approve") == ledger
+    for kind in ("reject", "timeout"):
+        assert answer(asking, kind) == ledger
+    with pytest.raises(RegistryError, match=r"found approve by alice; .* as rejected by bob"):
+        answer(asking, "approve")
+    assert decisions(asking.root, NEXT) == ledger
     assert registry.champion().number == 1
+
+
+def test_a_rejection_after_an_approval_is_refused_by_name(registry, asking):
+    run(asking)
+    ledger = answer(asking, "approve")
+    with pytest.raises(RegistryError, match=r"promote was decided at .* as approved by alice"):
+        answer(asking, "reject", "bob")
+    assert decisions(asking.root, NEXT) == ledger
+    assert registry.champion().number == 2
 
 
 def test_op03_an_approval_of_a_held_registry_holds(registry, asking):

@@ -12,6 +12,7 @@ from schemas.partitions import find, get
 from trainer import promotion
 from trainer.explanation import explain, lineage
 from trainer.garbage import collect
+from trainer.ledger import decisions, opponent
 
 DS = date(2017, 10, 31)
 WEEK = timedelta(days=7)
@@ -74,6 +75,22 @@ def test_op25_old_artifacts_go_and_their_versions_stay(three_nights):
         three_nights.download(three_nights.aliased(alias))
     with pytest.raises(RegistryError, match="version 1 of penumbra with no artifact"):
         three_nights.download(three_nights.get(1))
+
+
+def test_a_collected_version_is_registered_again_by_repeating_its_night(three_nights, make_night):
+    root, second = three_nights.root, DS + timedelta(days=1)
+    (decided,) = decisions(root, second)
+    assert names(three_nights, keep=2) == ["artifact of version 1"]
+    first = opponent(three_nights, second, decided["candidate_digest"], DS)
+    with pytest.raises(RegistryError, match=f"or re-run the night of {DS}"):
+        three_nights.download(first)
+    ledger = decisions(root, DS)
+    promotion.main(make_night(ds=DS))
+    assert decisions(root, DS) == ledger
+    again = opponent(three_nights, second, decided["candidate_digest"], DS)
+    assert (again.number, again.weights_sha256) == (4, first.weights_sha256)
+    assert three_nights.download(again).is_dir()
+    assert three_nights.champion().number == 3
 
 
 def test_op25_a_dry_run_deletes_nothing_and_counts_the_same_bytes(three_nights, items_of):

@@ -203,6 +203,19 @@ def test_changed_gate_settings_reopen_a_hold(registry, night_of):
     assert [row["outcome"] for row in run(night)] == ["hold", "promote"]
 
 
+def test_a_hold_is_reopened_by_other_settings_than_its_own_only(registry, night_of):
+    """Whatever the settings of a later decision about other weights were."""
+    lenient = {"min_users": 4, "canary_users": 0, "popularity_margin": -1, "item_knn_margin": -1}
+    run(night_of([0.1] * 4, seed=1))
+    other = night_of([0.05] * 4, seed=2)
+    other.settings = Settings.model_validate({"gate": lenient | {"mode": "dry_run"}})
+    ledger = run(other)
+    assert run(night_of([0.1] * 4, seed=1)) == ledger
+    back = night_of([0.1] * 4, seed=1)
+    back.settings = other.settings
+    assert [(row["mode"], row["verdict"]) for row in run(back)[2:]] == [("dry_run", "promote")]
+
+
 def dry(night):
     """The same night with the gate in a dry run."""
     night = again(night)

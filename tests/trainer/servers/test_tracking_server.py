@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import requests
 import sqlalchemy
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from schemas.audit import file_sha256
 from schemas.errors import RegistryError
@@ -73,6 +74,33 @@ def test_before_the_first_promotion_there_is_no_champion_and_no_version(registry
     assert registry.champion() is None
     with pytest.raises(RegistryError, match="no version 1 of"):
         registry.get(1)
+
+
+def test_op17_a_server_that_is_away_is_not_taken_for_a_missing_version(
+    registry, night_of, tracking_server, monkeypatch
+):
+    run(night_of(GOOD))
+    version = registry.champion()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracking_server.kill()
+    try:
+        for ask in (lambda: registry.get(1), lambda: registry.download(version)):
+            with pytest.raises((mlflow.MlflowException, requests.ConnectionError)):
+                ask()
+    finally:
+        tracking_server.start()
+    assert registry.get(1) == version
+    assert registry.download(version).is_dir()
+
+
+def test_a_missing_artifact_of_a_server_is_named(registry, night_of):
+    run(night_of(GOOD))
+    version = registry.champion()
+    source = registry.client.get_model_version(registry.name, "1").source
+    model = registry.client.get_logged_model(source.removeprefix("models:/"))
+    get_artifact_repository(model.artifact_location).delete_artifacts()
+    with pytest.raises(RegistryError, match=r"version 1 of .* with no artifact"):
+        registry.download(version)
 
 
 def test_op07_a_promotion_whose_server_was_killed_is_finished_after_its_restart(
