@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from scipy import sparse
 
 from schemas.sequences import SEQUENCES
+from trainer import baselines
 from trainer.baselines import BASELINES, buy_again, item_knn, popularity
 from trainer.histories import from_lists
 from trainer.holdout import holdout_of, score_holdout
@@ -25,6 +27,22 @@ def test_item_knn_sums_cosines_to_the_users_items_and_not_to_itself():
     cosine = 1 / np.sqrt(3)
     expected = [[cosine, cosine, cosine], [cosine, cosine, cosine], [cosine, 0, cosine]]
     np.testing.assert_allclose(item_knn(COUNTS)(ALL)[:, 1:], expected)
+
+
+def test_item_knn_of_a_large_catalogue_counts_the_nearest_only(monkeypatch):
+    """Item 2 is nearest to items 1 and 3, and of these two equals item 1 to item 2."""
+    monkeypatch.setattr(baselines, "MOST_NEIGHBOURS", 4)
+    monkeypatch.setattr(baselines, "MOST_AT_ONCE", 8)
+    cosine = 1 / np.sqrt(3)
+    expected = [[cosine, cosine, 0], [cosine, cosine, 0], [cosine, 0, 0]]
+    np.testing.assert_allclose(item_knn(COUNTS)(ALL)[:, 1:], expected)
+
+
+def test_item_knn_is_the_same_in_parts(monkeypatch):
+    counts = sparse.random_array((50, 30), density=0.3, rng=1, format="csr")
+    whole = item_knn(counts)(np.arange(50))
+    monkeypatch.setattr(baselines, "MOST_AT_ONCE", 210)
+    np.testing.assert_array_equal(item_knn(counts)(np.arange(50)), whole)
 
 
 def test_buy_again_ranks_own_counts_then_popularity():
