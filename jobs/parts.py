@@ -11,15 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark import TaskContext
 
 from schemas.contract import Contract
-
-
-def task_number() -> int:
-    """The partition this task works on, counted from 0; also 0 outside Spark."""
-    context = TaskContext.get()
-    return context.partitionId() if context else 0
 
 
 def write_part(

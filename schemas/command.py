@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -143,12 +144,14 @@ def _fingerprint(stage: Stage, settings: Settings, inputs: Sequence[Input]) -> s
 
 
 def _parse(stage: Stage) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog=f"python -m {stage.module}",
         description=stage.doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--ds", required=True, type=_date, help="the night's date, YYYY-MM-DD")
+    parser.add_argument(
+        "--ds", required=True, type=partial(parse_date, "--ds"), help="the night's date, YYYY-MM-DD"
+    )
     parser.add_argument("--root", default="var", type=Path, help="folder of all tables (var)")
     parser.add_argument("--settings", type=Path, help="a TOML file (pipeline.toml)")
     parser.add_argument("--force", action="store_true", help="work even where nothing changed")
@@ -156,16 +159,25 @@ def _parse(stage: Stage) -> argparse.Namespace:
     return parser.parse_args()
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are those of this project."""
+
     def error(self, message: str) -> NoReturn:
+        """Raises a UsageError."""
         raise UsageError(message, "the arguments of --help", "the command line")
 
 
-def _date(text: str) -> date:
+def parse_date(name: str, text: str) -> date:
+    """A date of a command line, where it is called `name`.
+
+    Raises:
+        UsageError: It is none.
+    """
     try:
         return date.fromisoformat(text)
     except ValueError as error:
-        raise UsageError(f"--ds {text}", "a date such as 2017-10-31", "the command line") from error
+        found = f"{name} {text}"
+        raise UsageError(found, "a date such as 2017-10-31", "the command line") from error
 
 
 def die_with_parent() -> None:

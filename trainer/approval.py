@@ -122,8 +122,7 @@ def _outcome(
         return "hold", f"rejected by {answer.by}"
     words, hold = f"{APPROVED} {answer.by}", journal.hold()
     if hold:
-        held = f"the registry is held since the {hold.action} of {hold.at} ({hold.reason})"
-        return "hold", f"{words}, but {held}"
+        return "hold", f"{words}, but {hold.as_hold}"
     number, before = champion.number if champion else None, decided["champion_version"]
     if number not in (before, decided["candidate_version"]):
         return "hold", f"{words}, but champion is {number} now, it was {before} when compared"

@@ -17,13 +17,14 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from schemas.command import Parser
 from schemas.errors import DataError, PenumbraError, UsageError
 from schemas.settings import GateSettings, load
 from trainer.evidence import paired_interval
@@ -159,13 +160,8 @@ def _main(options: argparse.Namespace) -> None:
         console.print(table(lines, exclude_seen=exclude_seen, confidence=confidence))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, "the arguments of --help", "the command line")
-
-
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m trainer.compare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -47,6 +47,11 @@ class Entry:
     before: str = ""
     """sha256 of the line before; empty in the first."""
 
+    @property
+    def as_hold(self) -> str:
+        """What the line means while it holds the registry, in words."""
+        return f"the registry is held since the {self.action} of {self.at} ({self.reason})"
+
 
 @contextmanager
 def lock(root: Path) -> Iterator[None]:

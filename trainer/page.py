@@ -158,9 +158,9 @@ def change(value: float) -> str:
     return signed(f"{value:+.1%}").replace("%", " %")
 
 
-def share(value: float) -> str:
+def share(value: float, digits: int = 1) -> str:
     """A share as a percentage: `17.4 %`."""
-    return f"{value:.1%}".replace("%", " %")
+    return f"{value:.{digits}%}".replace("%", " %")
 
 
 def signed(text: str) -> str:

@@ -11,7 +11,7 @@ Writes:   promotions (one more row), aliases and tags in the model registry, its
 If late:  yesterday's champion keeps serving.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from schemas.checkpoints import CHECKPOINTS
 from schemas.command import Night, Stage, run
 from schemas.errors import RegistryError
 from schemas.items import ITEMS
-from schemas.partitions import Input, Partition, get
+from schemas.partitions import Input, get
 from schemas.promotions import PROMOTIONS, find_ledger
 from schemas.scorecards import SCORECARDS
 from schemas.sequences import SEQUENCES
@@ -33,44 +33,18 @@ from trainer.approval import (
     refuse_contradiction,
 )
 from trainer.canary import with_canary
+from trainer.case import Case, case_of, is_newer, refuse_other_champion
 from trainer.gate import Decision, decide
 from trainer.journal import Journal
 from trainer.ledger import Row, append, decided_with, decisions, last_promotion
 from trainer.operations import exclusive, move
 from trainer.registry import CANDIDATE, Registry
-from trainer.versions import CHAMPION, Version
+from trainer.versions import Version
 
 STAGE_SETTINGS = ("gate", "evaluation", "recommendations")
 TAGS: tuple[str, ...] = ("outcome", "verdict", "mode", "reason", "rules", "decided_at")
 TAGS += ("scorecards_digest", "holdout_digest")
 """Columns of the ledger that are tags of the model version too."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """Everything one decision is about."""
-
-    checkpoint: Partition
-    items: Partition
-    scorecards: Partition
-    weights_sha256: str
-    trained_until: date
-
-    @property
-    def ds(self) -> date:
-        """The night."""
-        return date.fromisoformat(self.checkpoint.manifest.ds)
-
-    @property
-    def has_seen_holdout(self) -> dict[str, bool | None]:
-        """By model, whether it trained on days of the holdout; None where nobody can say."""
-        notes = self.scorecards.manifest.notes
-        return {model: notes.get(f"{model}_has_seen_holdout") for model in ("candidate", CHAMPION)}
-
-    @property
-    def rerun(self) -> str:
-        """The command that mends scorecards that do not fit."""
-        return f"re-run python -m trainer.evaluation --ds {self.ds}, then this stage"
 
 
 def _inputs(root: Path, ds: date, settings: Settings) -> list[Input]:
@@ -109,7 +83,7 @@ def promote(night: Night, registry: Registry, journal: Journal) -> str:
         RegistryError: The scorecards are of another candidate or another champion, or an answer
             is to no awaiting decision, or contradicts one.
     """
-    case, champion = _case(night), registry.champion()
+    case, champion = case_of(night.root, night.ds), registry.champion()
     decided, answer = _standing_decision(night, case, champion), answer_of(night.options)
     if decided and decided["outcome"] == "awaiting" and answer:
         return _answer(night, registry, journal, decided, answer)
@@ -125,7 +99,7 @@ def promote(night: Night, registry: Registry, journal: Journal) -> str:
         )
     if champion and champion.weights_sha256 == case.weights_sha256:
         return "unchanged, the candidate is champion"
-    _refuse_other_champion(case, champion)
+    refuse_other_champion(case, champion)
     candidate = registry.register(case.checkpoint, case.items)
     registry.point(CANDIDATE, candidate)
     decision = decide(
@@ -169,23 +143,6 @@ def record(
     return append(night, row, STAGE_SETTINGS, [champion.as_input()] if champion else [])
 
 
-def _case(night: Night) -> Case:
-    checkpoint, items, scorecards = (
-        get(night.root, contract, night.ds) for contract in (CHECKPOINTS, ITEMS, SCORECARDS)
-    )
-    (row,) = checkpoint.read(["weights_sha256", "trained_until"]).to_pylist()
-    case = Case(checkpoint, items, scorecards, row["weights_sha256"], row["trained_until"])
-    rows = scorecards.read(["model", "model_digest"]).to_pylist()
-    found = {r["model_digest"] for r in rows if r["model"] == "candidate"}
-    if found != {case.weights_sha256}:
-        raise RegistryError(
-            f"scorecards of weights {sorted(d[:12] for d in found)}",
-            f"those of tonight's checkpoint, {case.weights_sha256[:12]}",
-            case.rerun,
-        )
-    return case
-
-
 def _standing_decision(night: Night, case: Case, champion: Version | None) -> Row | None:
     """The decision on these weights and scorecards, unless other settings may change it.
 
@@ -203,7 +160,7 @@ def _standing_decision(night: Night, case: Case, champion: Version | None) -> Ro
     digests = decided_with(find_ledger(night.root, night.ds))
     decided_at = same[-1]["decided_at"].isoformat()
     is_same_gate = digests.get(decided_at) == night.settings.digest(STAGE_SETTINGS)
-    return same[-1] if is_same_gate or _is_newer(champion, case) else None
+    return same[-1] if is_same_gate or is_newer(champion, case) else None
 
 
 def _held(decision: Decision, journal: Journal) -> Decision:
@@ -211,8 +168,8 @@ def _held(decision: Decision, journal: Journal) -> Decision:
     hold = journal.hold()
     if decision.outcome != "promote" or hold is None:
         return decision
-    held = f"the registry is held since the {hold.action} of {hold.at} ({hold.reason})"
-    return replace(decision, outcome="hold", reason=f"{held}; the gate passed: {decision.reason}")
+    reason = f"{hold.as_hold}; the gate passed: {decision.reason}"
+    return replace(decision, outcome="hold", reason=reason)
 
 
 def _move(registry: Registry, journal: Journal, candidate: Version, decided: Row) -> None:
@@ -262,21 +219,6 @@ def _restore(registry: Registry, case: Case) -> None:
     """Registers the night's model again where its artifact was collected: others may need it."""
     if registry.registered(case.weights_sha256) is None:
         registry.register(case.checkpoint, case.items)
-
-
-def _is_newer(champion: Version | None, case: Case) -> bool:
-    return champion is not None and champion.trained_until > case.trained_until
-
-
-def _refuse_other_champion(case: Case, champion: Version | None) -> None:
-    """A champion trained on newer data holds the candidate however it was scored."""
-    scored = [i for i in case.scorecards.manifest.inputs if i["table"] == CHAMPION]
-    found = scored[0]["run"] if scored else "none"
-    current = str(champion.number) if champion else "none"
-    if found != current and not _is_newer(champion, case):
-        raise RegistryError(
-            f"scorecards against champion {found}", f"the current champion, {current}", case.rerun
-        )
 
 
 if __name__ == "__main__":

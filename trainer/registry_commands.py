@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from schemas.errors import PenumbraError, RegistryError, UsageError
+from schemas.command import Parser
+from schemas.errors import PenumbraError, RegistryError
 from schemas.settings import load
 from trainer import operations
 from trainer.explanation import explain
@@ -175,28 +176,23 @@ def _line(entry: Entry) -> str:
     return f"{entry.action}{moved} of {entry.at[:19]} by {entry.by}: {entry.reason}"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, "the arguments of --help", "the command line")
-
-
 def _parse(arguments: Sequence[str]) -> Options:
-    common = _Parser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--root", default="var", type=Path, help="folder of all tables (var)")
     common.add_argument("--settings", type=Path, help="a TOML file (pipeline.toml)")
     common.add_argument("--json", action="store_true", help="for programs")
-    dry = _Parser(add_help=False)
+    dry = Parser(add_help=False)
     dry.add_argument("--dry-run", action="store_true", help="say it and change nothing")
-    changing = _Parser(add_help=False, parents=[dry])
+    changing = Parser(add_help=False, parents=[dry])
     changing.add_argument("--reason", required=True, type=_reason, help="kept in the journal")
-    parser = _Parser(
+    parser = Parser(
         prog="python -m trainer.registry",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
-    def command(run: Callable[[Registry, Options], None], about: str, *more: _Parser) -> _Parser:
+    def command(run: Callable[[Registry, Options], None], about: str, *more: Parser) -> Parser:
         name = run.__name__.removeprefix("_").replace("_", "-")
         made = commands.add_parser(name, help=about, description=about, parents=[common, *more])
         made.set_defaults(run=run)

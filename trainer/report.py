@@ -21,7 +21,7 @@ from schemas.publishing import fsync
 from schemas.reference import CHAIN
 from schemas.settings import Settings
 from trainer import report_data, report_models
-from trainer.page import Kind, Mark, Page, Section, Summary, Table, Tile, change, render
+from trainer.page import Kind, Mark, Page, Section, Summary, Table, Tile, change, render, share
 from trainer.report_data import Tables
 from trainer.report_models import AMONG, Scores, interval, label
 from trainer.report_users import users
@@ -93,7 +93,7 @@ def _summary(
 ) -> Summary:
     attention = list(_attention(tables, scores, decision, settings))
     tiles = list(_tiles(scores)) if scores else []
-    confidence = f"{settings.gate.confidence:.0%}".replace("%", " %")
+    confidence = share(settings.gate.confidence, 0)
     note = (
         f"Gains in {label(settings.gate.metric)}, each with its {confidence} interval over users."
     )

@@ -23,6 +23,7 @@ from trainer.page import (
     change,
     number,
     picture,
+    share,
 )
 from trainer.report_data import Tables, missing
 from trainer.tracking import TrackedRun
@@ -152,7 +153,7 @@ def scorecard(ds: date, scores: Scores | None) -> Section:
     if scores is None:
         return Section("Scorecard", [missing("scorecards")])
     shown, compared = [], {}
-    confidence = f"{scores.settings.gate.confidence:.0%}".replace("%", " %")
+    confidence = share(scores.settings.gate.confidence, 0)
     for seen in scores.holdouts:
         users = f"{scores.num_users(seen, scores.metric):,} users"
         gains = {m: scores.gain(m, seen, scores.metric) for m in scores.models(seen)[1:]}

@@ -7,7 +7,6 @@ training run. Versions and runs stand for their weights, on whatever night these
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
 from itertools import product
 from typing import Any
 
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 from mlflow.exceptions import MlflowException
 
 from schemas.checkpoints import CHECKPOINTS
+from schemas.command import parse_date
 from schemas.errors import DataError, MissingInputError, UsageError
 from schemas.partitions import Partition, find, get, published_dates
 from schemas.scorecards import SCORECARDS
@@ -59,7 +59,7 @@ def sheets_of(name: str, registry: Registry) -> list[Sheet]:
     """
     root = registry.root
     if named := re.fullmatch(r"(\d{4}-\d{2}-\d{2}):(\w+)", name):
-        sheets = list(_sheets(get(root, SCORECARDS, _date(named[1]))))
+        sheets = list(_sheets(get(root, SCORECARDS, parse_date("the night", named[1]))))
         found = [sheet for sheet in sheets if sheet.model == named[2]]
         expected = "one of " + ", ".join(sheet.model for sheet in sheets)
     else:
@@ -106,7 +106,7 @@ def _weights(name: str, registry: Registry) -> str:
         ds = registry.client.get_run(name).data.tags["penumbra.ds"]
     except (MlflowException, KeyError) as error:
         raise UsageError(f"{name}, not a training run in MLflow", NAMES, "the name") from error
-    checkpoint = find(registry.root, CHECKPOINTS, _date(ds))
+    checkpoint = find(registry.root, CHECKPOINTS, parse_date("the night", ds))
     if checkpoint and checkpoint.manifest.notes.get("mlflow_run_id") == name:
         return checkpoint.read(["weights_sha256"])["weights_sha256"][0].as_py()
     same_run = f"name = '{registry.name}' and run_id = '{name}'"
@@ -115,10 +115,3 @@ def _weights(name: str, registry: Registry) -> str:
     raise MissingInputError(
         f"run {name} of {ds} without weights", "a checkpoint or a version of it", "another run"
     )
-
-
-def _date(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(text, "a date such as 2017-10-31", "the name") from error

@@ -1,6 +1,6 @@
 import pyarrow.parquet as pq
 
-from jobs.parts import task_number, write_part
+from jobs.parts import write_part
 from schemas.item_graph import ITEM_GRAPH
 
 
@@ -29,7 +29,3 @@ def test_a_repeated_task_replaces_its_part(tmp_path):
 def test_without_rows_there_is_no_part(tmp_path):
     write_part(tmp_path, "item", 0, ITEM_GRAPH, {name: [] for name in ITEM_GRAPH.columns})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_outside_spark_the_task_is_the_first():
-    assert task_number() == 0
