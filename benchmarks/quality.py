@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
     if options.step == "search":
         trials, seed, hours = options.trials, options.seed, options.hours
         return search(data, options.root, options.backbone, options.loss, trials, seed, hours)
-    return score(data, options.root, options.backbone, LOSSES, options.seeds)
+    return score(data, options.root, options.backbone, options.loss, options.seeds)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -113,7 +113,7 @@ def _add_step(parser: argparse.ArgumentParser, step: str) -> None:
         parser.add_argument("--data", type=Path, required=True, help="folder of the data's files")
     if step in ("search", "score"):
         parser.add_argument("--backbone", choices=BACKBONES, required=True)
-    if step == "search":
+    if step in ("search", "score"):
         parser.add_argument("--loss", nargs="+", choices=LOSSES, default=LOSSES)
     if step in ("search", "all"):
         parser.add_argument("--trials", type=int, default=12, help="of each loss (12)")

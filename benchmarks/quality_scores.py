@@ -65,7 +65,8 @@ def score(
         data: A data set that is searched.
         root: Of all data sets.
         backbone: As in `training.backbone`.
-        losses: All of them must have been tried as often.
+        losses: Those that are compared must have been tried as often; with the method among them,
+            its soft targets are scored alone as well.
         seeds: Of the trainings.
         run: Runs a stage.
 
@@ -82,7 +83,9 @@ def score(
                 means = {m: round(float(v.mean()), 4) for m, v in found.values.items() if "10" in m}
                 about = f"{data.name} {backbone} {trial.loss} seed {seed}"
                 print(f"{about}: holdout {means}", flush=True)
-    _write(score_file(data.home(root), alone(best), 0), score_alone(data, root, best[METHOD], run))
+    if METHOD in best:
+        of_targets = score_alone(data, root, best[METHOD], run)
+        _write(score_file(data.home(root), alone(best), 0), of_targets)
 
 
 def alone(best: Mapping[str, Trial]) -> Trial:

@@ -154,6 +154,17 @@ def test_the_model_that_a_search_trained_is_the_one_that_is_scored(root, tmp_pat
             np.testing.assert_array_equal(again.values[name], values)
 
 
+def test_a_baseline_is_scored_by_itself_where_the_method_was_not_tried(root, tmp_path, capsys):
+    copy = shutil.copytree(root / "walks", tmp_path / "walks", symlinks=True)
+    shutil.rmtree(copy / "scores")
+    lines = (copy / "trials.jsonl").read_text().splitlines()
+    baseline = [line for line in lines if json.loads(line)["loss"] == "cross_entropy"]
+    (copy / "trials.jsonl").write_text("".join(f"{line}\n" for line in baseline))
+    score(WALKS, tmp_path, "mlp", ["cross_entropy"], [7], run=run_nothing)
+    assert "walks mlp cross_entropy seed 7: holdout" in capsys.readouterr().out
+    assert len(list((copy / "scores").iterdir())) == 1
+
+
 def test_a_trial_of_another_space_is_refused(root, tmp_path):
     copy = shutil.copytree(root / "walks", tmp_path / "walks", symlinks=True)
     lines = (copy / "trials.jsonl").read_text()
