@@ -24,8 +24,8 @@ night: $(INSTALLED) ## one night on your own events: make night DS=2017-10-31 [R
 	@test -n "$(DS)" || { echo "found no DS; expected a date; fix: make night DS=2017-10-31" >&2; exit 64; }
 	@$(BIN)/python -m demo.run --nights $(DS) --root $(ROOT) --settings $(SETTINGS)
 
-ui: $(INSTALLED) ## Airflow and MLflow on 127.0.0.1 over the same ROOT; Ctrl-C stops both
-	@$(BIN)/python -m demo.ui --root $(ROOT)
+ui: $(INSTALLED) ## Airflow and MLflow on 127.0.0.1 over the same ROOT; the demo's settings, or SETTINGS=pipeline.toml
+	@$(BIN)/python -m demo.ui --root $(ROOT) $(if $(filter command line,$(origin SETTINGS)),--settings $(SETTINGS))
 
 secrets: ## .env with random secrets for docker-compose.yml; keeps those that are there
 	@$(PYTHON) docker/make_secrets.py .env
@@ -63,10 +63,10 @@ check: $(INSTALLED) ## ruff, mypy, and whether the generated documents are up to
 bench-discovery: $(INSTALLED) ## what each part of the demo's recipe brings, over nights and seeds (an hour)
 	$(BIN)/python -m benchmarks.discovery
 
-bench-graph: $(INSTALLED) ## graph and propagation beside Spark joins, scipy and implicit, to 20 million (hours)
+bench-graph: $(INSTALLED) ## graph and propagation beside Spark joins, scipy and implicit, to 20 million (40 minutes)
 	$(BIN)/python -m benchmarks.graph
 
-bench-train: $(INSTALLED) ## training steps, ranks and an epoch beside dense formulas, a sort and RecTools (an hour)
+bench-train: $(INSTALLED) ## training steps, ranks and an epoch beside dense formulas, a sort and RecTools (20 minutes)
 	$(BIN)/python -m benchmarks.training
 
 bench-quality: $(INSTALLED) ## soft targets beside tuned baselines on four data sets; resumes (days): make bench-quality DATA=folder

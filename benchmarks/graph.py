@@ -6,7 +6,7 @@
 Generates events (kept under the root), then runs our stages and the rivals in turn, every one
 as a program of its own, and compares medians. Peak memory is taken in runs of its own, which
 are not timed. A part of the benchmark writes its results under the root, the whole of it to
-`benchmarks/results/`. All of it takes hours on 2 cores.
+`benchmarks/results/`. All of it takes 40 minutes on 2 cores.
 """
 
 import argparse

@@ -7,7 +7,7 @@ A step is a whole one: forward, loss, backward, clipping and AdamW, of the same 
 generated batches; ours and rivals take turns in one process, and medians are compared. Memory is
 taken in a process of its own for every loss: what its steps added to what was resident before
 them, at the peak. A part of the benchmark writes its results under the root, the whole of it to
-`benchmarks/results/`. About an hour on 2 cores.
+`benchmarks/results/`. About 20 minutes on 2 cores.
 """
 
 import argparse

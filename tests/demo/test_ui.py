@@ -11,7 +11,9 @@ DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); " + PATIENT
 def started(program: str, tmp_path) -> Server:
     command = [sys.executable, "-c", program]
     server = Server("toy", command, dict(os.environ), tmp_path / "toy.log")
+    deadline = time.monotonic() + 60
     while "up" not in server.log.read_text():
+        assert time.monotonic() < deadline and not server.has_ended(), server.log.read_text()
         time.sleep(0.02)
     return server
 

@@ -88,7 +88,9 @@ def test_a_failure_of_another_kind_decodes_no_file(spark, folder, tmp_path):
 def test_a_file_of_every_format_decodes(folder, tmp_path):
     (folder / "b.csv.gz").write_bytes(CSV)
     pq.write_table(pa.table(ROWS), folder / "c.parquet")
-    for file in event_files(tmp_path, DS, EventsSettings()):
+    files = event_files(tmp_path, DS, EventsSettings())
+    assert [file.format for file in files] == ["csv", "csv", "parquet"]
+    for file in files:
         decode(file)
 
 
