@@ -51,7 +51,9 @@ class HealthSettings(Frozen):
 
 class SplitSettings(Frozen):
     protocol: Literal["temporal", "leave_one_out"] = "temporal"
-    """Hold out everyone's last days, or everyone's last action."""
+    """Hold out everyone's last days, or everyone's last action.
+    What to begin with for the latter is in docs/experiments.md.
+    """
     holdout_days: int = Field(7, ge=1)
     """Temporal: the last days, seen by evaluation only."""
     validation_days: int = Field(7, ge=0)
