@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,16 @@ class Trial:
 
     def model(self, seed: int) -> str:
         """The name of these settings' model with a seed; the same model is not made twice."""
-        text = json.dumps([self.changes, self.equal], sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
-        return f"{self.backbone}-{self.loss}-{digest}-{seed}"
+        return model_name(self.backbone, self.loss, seed, self.changes, self.equal)
+
+
+def model_name(
+    backbone: str, loss: str, seed: int, changes: Changes, equal: Mapping[str, Any]
+) -> str:
+    """What names a model: two that differ in anything have different names."""
+    text = json.dumps([changes, equal], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+    return f"{backbone}-{loss}-{digest}-{seed}"
 
 
 def read_trials(home: Path) -> list[Trial]:
@@ -144,7 +151,8 @@ def try_once(
     equal = equal_settings(data, root, data.load_settings(root))
     settings = trial_settings(data.load_settings(root), *key[:3], changes)
     train_in = training_root(data, root, settings, run)
-    resume = ResumeState(data.home(root) / "resume" / "-".join(map(str, key)) / "state.pt")
+    name = model_name(*key[:3], changes, equal)
+    resume = ResumeState(data.home(root) / "resume" / name / "state.pt")
     started = time.monotonic()
     try:
         trained = train(train_in, data.ds, settings, resume)

@@ -16,7 +16,7 @@ from benchmarks.quality_data import DATA_SETS, DAY, DataSet, ordered_events
 from benchmarks.quality_report import Cell, Gain, read_cells
 from benchmarks.quality_roots import prepare, without_holdout
 from benchmarks.quality_scores import Score, read_score, score
-from benchmarks.quality_search import Trial, best_trials, read_trials, search
+from benchmarks.quality_search import Trial, best_trials, read_trials, search, try_once
 from benchmarks.quality_space import LOSSES, OWN, SHARED, next_changes
 from benchmarks.quality_targets import compare_targets
 from schemas.command import Night
@@ -183,6 +183,21 @@ def test_a_training_that_explodes_is_a_trial_with_nothing(root, tmp_path, monkey
     last = read_trials(copy)[-1]
     assert (last.seed, last.validation_ndcg_10) == (8, 0.0)
     assert "a loss of nan" in last.error
+
+
+def test_an_interrupted_trial_is_not_resumed_with_other_settings(root, monkeypatch):
+    used = []
+
+    def be_interrupted(train_in, ds, settings, resume):
+        used.append(resume)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quality_search, "train", be_interrupted)
+    for dropout in (0.1, 0.2, 0.1):
+        with pytest.raises(KeyboardInterrupt):
+            key, changes = ("mlp", "cross_entropy", 9, 0), {"training.dropout": dropout}
+            try_once(WALKS, root, key, changes, run_nothing)
+    assert used[0] == used[2] != used[1]
 
 
 def test_no_new_round_begins_when_the_time_is_over(root):
