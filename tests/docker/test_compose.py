@@ -48,6 +48,13 @@ def test_the_deployment_guide_tells_every_services_limit():
     assert limits == {n: size for n, size in in_mebibytes.items() if n != "airflow-setup"}
 
 
+def test_the_deployment_guides_table_has_the_memory_that_its_output_shows():
+    guide = (PROJECT / "docs" / "deployment.md").read_text()
+    told = re.findall(r"^\| `([a-z0-9-]+)` \| .* \| ([\d.]+) GiB \| .*\|$", guide, re.MULTILINE)
+    shown = re.findall(r"^ +\d+:\d\d +([a-z0-9-]+) +([\d.]+) GiB at most$", guide, re.MULTILINE)
+    assert told and sorted(told) == sorted(shown)
+
+
 def test_op24_only_three_ports_are_published_and_only_on_loopback():
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert set(ports) == PUBLISHED
