@@ -10,8 +10,9 @@
 Each step takes up where an earlier run ended. `targets` says which soft targets know what comes
 next, without training; `search` looks at validation alone; `score` trains
 the best settings of each loss and looks at the holdout; `report` refuses cells whose losses were
-not tried as often. `all` does everything, cell by cell. Any setting that is not searched may be
-overridden for all losses, such as PENUMBRA_TRAINING__PATIENCE=3; the trials record it.
+not tried as often, and keeps what an earlier report has of cells that are not under the root. `all`
+does everything, cell by cell. Any setting that is not searched may be overridden for all losses,
+such as PENUMBRA_TRAINING__PATIENCE=3; the trials record it.
 """
 
 import argparse
@@ -24,8 +25,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.quality_cells import read_cells
 from benchmarks.quality_data import DATA_SETS
-from benchmarks.quality_report import PACKAGES, build, read_cells
+from benchmarks.quality_report import PACKAGES, build, with_recorded
 from benchmarks.quality_roots import prepare
 from benchmarks.quality_scores import score
 from benchmarks.quality_search import SECONDS_PER_HOUR, search
@@ -41,14 +43,14 @@ TABLE_WIDTH = 150
 
 
 def report(options: argparse.Namespace) -> None:
-    """Prints and writes the report of all cells that may be reported."""
+    """Prints and writes the report of all cells that may be reported, and of those recorded."""
     cells, refused = read_cells(options.root)
     for reason in refused:
         print(f"left out: {reason}", file=sys.stderr)
     if not cells:
         fix = "python -m benchmarks.quality score"
         raise UsageError(f"no cell under {options.root}", "scores of one at least", fix)
-    found = build(cells, surroundings(options.command, PACKAGES))
+    found = with_recorded(build(cells, surroundings(options.command, PACKAGES)), options.to)
     found.print(Console(width=TABLE_WIDTH))
     found.write(options.to)
     print(f"written to {options.to}")

@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks import quality_scores, quality_search, quality_targets
 from benchmarks.quality import main
+from benchmarks.quality_cells import Cell, Gain, read_cells
 from benchmarks.quality_data import DATA_SETS, DAY, DataSet, ordered_events
-from benchmarks.quality_report import Cell, Gain, read_cells
 from benchmarks.quality_roots import prepare, without_holdout
 from benchmarks.quality_scores import Score, read_score, score
 from benchmarks.quality_search import Trial, best_trials, read_trials, search, try_once
@@ -221,6 +221,26 @@ def test_the_report_has_the_numbers_of_the_files(root, cell, capsys):
         assert run["trials"] == [asdict(tried)]
         assert f"| {run['loss']} | {mean:.4f} |" in (root / "results" / "quality.md").read_text()
     assert "provisional: 2 seeds" in report["findings"][0]["what"]
+
+
+def test_a_report_keeps_the_cells_that_only_an_earlier_one_has(root, cell, tmp_path):
+    arguments = ["report", "--root", str(root), "--to", str(tmp_path)]
+    assert main(arguments) == 0
+    file = tmp_path / "quality.json"
+    alone = json.loads(file.read_text())
+    file.write_text(file.read_text().replace('"walks, mlp"', '"beauty, sasrec"'))
+    assert main(arguments) == 0
+    both = json.loads(file.read_text())
+    names = ("walks, mlp", "beauty, sasrec")
+    for part in ("findings", "runs"):
+        new, old = ([row for row in both[part] if row["on"] == name] for name in names)
+        assert new == [row for row in alone[part] if row["on"] == "walks, mlp"]
+        assert [row | {"on": "walks, mlp"} for row in old] == new
+    assert both["findings"][0]["on"] == "beauty, sasrec"
+    tallies = [found["findings"][-1]["ours"][1:] for found in (alone, both)]
+    assert tallies == [" of 1", " of 2"]
+    assert main(arguments) == 0
+    assert json.loads(file.read_text()) == both
 
 
 def test_a_cell_with_unequal_budgets_is_left_out(root, tmp_path, monkeypatch, capsys):
