@@ -3,7 +3,7 @@
 | data set | file in the folder of data | what it is |
 |---|---|---|
 | beauty | `beauty_s3rec.txt` | Amazon Beauty as prepared for S3-Rec: a user and its items a line |
-| diginetica | `diginetica_desorec.csv` | sessions, padded with 0 on the left; a session is a user |
+| diginetica | `diginetica_desorec.csv` | the paper's input: sessions as users, left-padded with 0 |
 | ml1m | none: fetched | MovieLens-1M, items with 5 ratings or more |
 | music30 | `music30_sessions.parquet` | a year of music plays with their times |
 
@@ -64,24 +64,25 @@ class DataSet:
     """A data set: how it becomes events, and what its settings are.
 
     `settings` differ from `pipeline.toml`'s defaults, section by section. What a search draws
-    (`benchmarks/quality_space.py`) comes on top: `choices` are this data set's own, the same for
-    all losses, and `start` is where a loss begins, its best of earlier trainings.
+    (`benchmarks/quality_space.py`) comes on top: `choices` are this data set's own by backbone, the
+    same for all losses, and `start` is where a loss begins: its best of earlier trainings.
     """
 
     name: str
     ds: date
     read: Read
     settings: Mapping[str, Mapping[str, Any]]
-    choices: Choices = field(default_factory=dict)
-    start: Mapping[str, Changes] = field(default_factory=dict)
+    choices: Mapping[str, Choices] = field(default_factory=dict)
+    start: Mapping[str, Mapping[str, Changes]] = field(default_factory=dict)
 
     def home(self, root: Path) -> Path:
         """The folder of everything about this data set under a root."""
         return root / self.name
 
-    def space(self, loss: str) -> tuple[Choices, Changes]:
-        """What a search may choose from for a loss, and where it begins."""
-        return {**SHARED, **self.choices, **OWN[loss]}, self.start.get(loss, {})
+    def space(self, backbone: str, loss: str) -> tuple[Choices, Changes]:
+        """What a search may choose from for a loss, and where it begins with a backbone."""
+        own, start = self.choices.get(backbone, {}), self.start.get(backbone, {})
+        return {**SHARED, **own, **OWN[loss]}, start.get(loss, {})
 
     def load_settings(self, root: Path) -> Settings:
         """The settings that `write_settings` wrote, under environment variables as everywhere."""
@@ -222,11 +223,23 @@ _MUSIC30: dict[str, dict[str, Any]] = {
 _BEAUTY = _leave_one_out(
     exclude_seen=False, max_length=50, num_blocks=1, batch_size=64, epochs=16, patience=5
 )
-_BEAUTY_CHOICES: Choices = {EPOCHS: (16, 8, 4)}
-_BEAUTY_START: dict[str, Changes] = {
-    "cross_entropy": {"training.learning_rate": 1e-3, "training.dropout": 0.4},
-    "label_smoothing": {"training.learning_rate": 1e-3, "training.dropout": 0.2},
-    "decoupled": {EPOCHS: 4},
+_BEAUTY_CHOICES: dict[str, Choices] = {
+    "mlp": {EPOCHS: (16, 8, 4)},
+    "deepfm": {EPOCHS: (16, 8, 4)},
+    "gru4rec": {EPOCHS: (16, 8, 4)},
+    "sasrec": {EPOCHS: (32, 16, 8)},
+}
+_BEAUTY_START: dict[str, dict[str, Changes]] = {
+    "gru4rec": {
+        "cross_entropy": {"training.learning_rate": 1e-3, "training.dropout": 0.4},
+        "label_smoothing": {"training.learning_rate": 1e-3, "training.dropout": 0.2},
+        "decoupled": {EPOCHS: 4},
+    },
+    "sasrec": {
+        "cross_entropy": {"training.learning_rate": 1e-3, "training.dropout": 0.4},
+        "label_smoothing": {"training.learning_rate": 1e-3, "training.dropout": 0.4},
+        "decoupled": {EPOCHS: 8, "training.gamma": 0.4, "training.softness": "constant"},
+    },
 }
 _DIGINETICA = _leave_one_out(
     exclude_seen=False, max_length=20, batch_size=256, epochs=40, patience=4

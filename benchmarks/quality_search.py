@@ -42,7 +42,7 @@ EQUAL = (
 )
 """Training settings of the data set that all trials of a cell must share.
 
-None is drawn, but for `epochs` where a data set has a choice of them: there it is the most.
+None is drawn, but for `epochs` where a data set has a choice of them.
 """
 SECONDS_PER_HOUR = 3600
 DIGEST_LENGTH = 12
@@ -129,7 +129,7 @@ def search(
             print(f"{data.name} {backbone}: time is over before trial {number}", flush=True)
             return
         for loss in losses:
-            changes = next_changes(loss, seed, tried[loss], *data.space(loss))
+            changes = next_changes(loss, seed, tried[loss], *data.space(backbone, loss))
             trial = done.get((backbone, loss, seed, number))
             if trial is None:
                 trial = try_once(data, root, (backbone, loss, seed, number), changes, run)

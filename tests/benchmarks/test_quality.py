@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from itertools import product
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from schemas.partitions import get
 from schemas.publishing import new_token
 from schemas.sequences import SEQUENCES
 from schemas.settings import load
+from trainer.backbones import BACKBONES
 
 NUM_USERS, NUM_ITEMS = 60, 12
 SETTINGS = {
@@ -293,12 +295,11 @@ def test_every_loss_begins_with_every_number_of_epochs():
 
 
 def test_a_search_begins_with_something_that_it_may_choose():
-    for data in DATA_SETS.values():
-        for loss in LOSSES:
-            choices, start = data.space(loss)
-            first = next_changes(loss, 1, [], choices, start)
-            assert first | start == first and first.keys() == choices.keys()
-            assert all(first[name] in values for name, values in choices.items())
+    for data, backbone, loss in product(DATA_SETS.values(), BACKBONES, LOSSES):
+        choices, start = data.space(backbone, loss)
+        first = next_changes(loss, 1, [], choices, start)
+        assert first | start == first and first.keys() == choices.keys()
+        assert all(first[name] in values for name, values in choices.items())
 
 
 def test_a_search_that_has_tried_all_says_so():
