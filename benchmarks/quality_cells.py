@@ -1,8 +1,8 @@
 """Quality cells: a data set with a backbone, its losses' best trials, and the method's gains.
 
 Per-user values are averaged over seeds first; the interval of the relative gain is the gate's, a
-paired bootstrap over users. The opponent is the baseline with the higher mean on the holdout
-itself, the harder of the two choices.
+paired bootstrap over users. By each metric the opponent is the baseline with the higher mean on the
+holdout itself, the harder of the two choices.
 """
 
 from collections.abc import Sequence
@@ -55,10 +55,9 @@ class Cell:
         found = [one.values[f"{self.part}/{metric}"] for one in self.scores[loss]]
         return np.asarray(np.mean(found, axis=0, dtype=np.float64))
 
-    @property
-    def opponent(self) -> str:
-        """The baseline that is harder to beat."""
-        return max(BASELINES, key=lambda loss: self.mean(loss, "ndcg@10"))
+    def opponent(self, metric: str) -> str:
+        """The baseline that is harder to beat by a metric."""
+        return max(BASELINES, key=lambda loss: self.mean(loss, metric))
 
     @property
     def scored_share(self) -> float:

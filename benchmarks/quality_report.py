@@ -129,7 +129,8 @@ def _gains(cell: Cell) -> Iterator[Finding]:
     num_seeds = len(cell.scores[METHOD])
     seeds = counted(num_seeds, "seed")
     note = "" if num_seeds >= FEWEST_SEEDS else f", provisional: {seeds}"
-    pairs = [(metric, other) for other in (cell.opponent, ALONE) for metric in COMPARED]
+    pairs = [(metric, cell.opponent(metric)) for metric in COMPARED]
+    pairs += [(metric, ALONE) for metric in COMPARED]
     for metric, other in pairs:
         gain = Gain(cell, metric, other)
         low, high = gain.interval

@@ -311,7 +311,8 @@ def test_a_search_that_has_tried_all_says_so():
 
 def test_gain_is_against_the_better_baseline_paired_over_users(cell):
     def scores(*values):
-        return [Score({"num_users": 4}, {"all/ndcg@10": np.array(values, np.float32)})]
+        found = np.array(values, np.float32)
+        return [Score({"num_users": 4}, {"all/ndcg@10": found, "all/recall@10": 0.5 - found})]
 
     found = {
         "cross_entropy": scores(0.2, 0.2, 0.2, 0.2),
@@ -319,12 +320,13 @@ def test_gain_is_against_the_better_baseline_paired_over_users(cell):
         "decoupled": scores(0.5, 0.5, 0.5, 0.3),
     }
     literal = Cell(cell.data, "mlp", cell.trials, cell.tried, found)
-    gain = Gain(literal, "ndcg@10", literal.opponent)
-    assert literal.opponent == "label_smoothing"
+    assert literal.opponent("recall@10") == "cross_entropy"
+    assert literal.opponent("ndcg@10") == "label_smoothing"
+    gain = Gain(literal, "ndcg@10", "label_smoothing")
     assert gain.relative == pytest.approx(0.125)
     assert gain.users == (3, 1)
     assert gain.verdict == "open"
     better = Cell(
         cell.data, "mlp", cell.trials, cell.tried, found | {"decoupled": scores(*[0.5] * 4)}
     )
-    assert Gain(better, "ndcg@10", better.opponent).verdict == "win"
+    assert Gain(better, "ndcg@10", better.opponent("ndcg@10")).verdict == "win"
