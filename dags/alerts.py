@@ -24,7 +24,7 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from dags import night_date
 from dags.webhook import WebhookNotifier
-from schemas.errors import SettingsError, UsageError, error_classes
+from schemas.errors import UsageError, error_classes
 from schemas.publishing import locked
 from schemas.settings import AlertsSettings
 
@@ -124,17 +124,11 @@ class Alerts(BaseNotifier):
 
 
 def channel(settings: AlertsSettings) -> BaseNotifier | None:
-    """The notifier of the settings; None where the file is enough.
-
-    Raises:
-        SettingsError: E-mail without anybody to send it to.
-    """
+    """The notifier of the settings; None where the file is enough."""
     if settings.channel == "webhook":
         return WebhookNotifier(settings.connection or "penumbra_webhook")
     if settings.channel == "file":
         return None
-    if not settings.to:
-        raise SettingsError("alerts.to empty", "an address for alerts.channel = smtp", "alerts.to")
     from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
     return SmtpNotifier(

@@ -1,16 +1,31 @@
 """Settings of the Spark jobs, section by section."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+UNFIT = "unfit"
+"""Type of the error of values that do not fit together."""
 
 
 class Frozen(BaseModel):
-    """A settings section: immutable, strict about names, documented field by field."""
+    """A settings section: immutable, strict about names and types, documented field by field."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
     )
+
+
+def unfit(key: str, found: Any, expected: str) -> PydanticCustomError:
+    """The error of a value that does not fit another one, as `load` tells it."""
+    context = {"key": key, "found": found, "expected": expected}
+    return PydanticCustomError(UNFIT, "{key} = {found}; expected {expected}", context)
 
 
 class EventsSettings(Frozen):

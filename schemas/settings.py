@@ -10,13 +10,16 @@ import json
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from datetime import date
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from schemas.errors import SettingsError
 from schemas.jobs_settings import (
+    UNFIT,
     EventsSettings,
     Frozen,
     HealthSettings,
@@ -26,6 +29,7 @@ from schemas.jobs_settings import (
     SoftTargetsSettings,
     SparkSettings,
     SplitSettings,
+    unfit,
 )
 from schemas.trainer_settings import (
     EvaluationSettings,
@@ -61,14 +65,15 @@ __all__ = [
 ]
 
 ENVIRONMENT_PREFIX = "PENUMBRA_"
+CRON = r"^(@\w+|\S+( \S+){4})$"
 
 
 class ScheduleSettings(Frozen):
-    cron: str = "0 2 * * *"
+    cron: str = Field("0 2 * * *", pattern=CRON)
     """When a night starts (UTC); it handles the day that ended before."""
     start_date: str = Field("2000-01-01", pattern=r"^\d{4}-\d{2}-\d{2}$")
     """First day the schedule knows; Airflow runs no task of an earlier one."""
-    freshness_cron: str = "30 * * * *"
+    freshness_cron: str = Field("30 * * * *", pattern=CRON)
     """When the champion's freshness is looked at (UTC)."""
     retries: int = Field(3, ge=0)
     """Retries after an infrastructure error; data errors are never retried."""
@@ -76,6 +81,16 @@ class ScheduleSettings(Frozen):
     """First delay before a retry; later ones grow exponentially, with jitter."""
     turn_seconds: float = Field(60.0, ge=5)
     """How long a run waits before it looks for another's end again; Airflow loses hastier tasks."""
+
+    @model_validator(mode="after")
+    def _the_first_day_exists(self) -> Self:
+        try:
+            date.fromisoformat(self.start_date)
+        except ValueError as error:
+            raise unfit(
+                "schedule.start_date", repr(self.start_date), "a day, YYYY-MM-DD"
+            ) from error
+        return self
 
 
 class AlertsSettings(Frozen):
@@ -87,6 +102,12 @@ class AlertsSettings(Frozen):
     """Who gets e-mail, separated by commas."""
     runbook: str = "docs/runbook.md"
     """Address of the runbook, as alerts give it; the entry's anchor follows."""
+
+    @model_validator(mode="after")
+    def _mail_has_an_address(self) -> Self:
+        if self.channel == "smtp" and not self.to.strip():
+            raise unfit("alerts.to", "''", "an address for alerts.channel = smtp")
+        return self
 
 
 class Settings(Frozen):
@@ -109,6 +130,15 @@ class Settings(Frozen):
     schedule: ScheduleSettings = ScheduleSettings()
     alerts: AlertsSettings = AlertsSettings()
 
+    @model_validator(mode="after")
+    def _history_begins_before_what_is_held_out(self) -> Self:
+        split, num_days = self.split, self.events.history_days
+        num_held_out = split.holdout_days + split.validation_days
+        if split.protocol == "temporal" and num_days <= num_held_out:
+            expected = f"more than the {num_held_out} days of holdout and validation"
+            raise unfit("events.history_days", num_days, expected)
+        return self
+
     def digest(self, sections: Iterable[str]) -> str:
         """sha256 of the named sections: equal settings, equal digest."""
         chosen = {name: getattr(self, name).model_dump() for name in sorted(sections)}
@@ -129,13 +159,34 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     source = path or (default if default.exists() else None)
     values = _read_toml(source) if source else {}
     for variable, text in environment.items():
-        if variable.startswith(ENVIRONMENT_PREFIX) and "__" in variable:
-            section, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__", 1)
-            values.setdefault(section, {})[key] = _parse(text)
+        if section := _section_of(variable):
+            key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__", 1)[1]
+            of_section = values.setdefault(section, {})
+            if not isinstance(of_section, dict):
+                raise SettingsError(f"{section} = {of_section!r}", f"[{section}]", str(source))
+            of_section[key] = _parse(f"{section}.{key}", text)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise _explain(error, source) from error
+
+
+def _section_of(variable: str) -> str:
+    """The section that an environment variable sets something in; empty where it is none of ours.
+
+    Raises:
+        SettingsError: It has one underscore where two belong.
+    """
+    if not variable.startswith(ENVIRONMENT_PREFIX):
+        return ""
+    rest = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+    if "__" in rest:
+        return rest.split("__", 1)[0]
+    for name in properties():
+        if rest == name.replace(".", "_"):
+            expected = ENVIRONMENT_PREFIX + name.upper().replace(".", "__")
+            raise SettingsError(f"the variable {variable}", expected, "two underscores")
+    return ""
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -143,17 +194,23 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except FileNotFoundError as error:
         raise SettingsError(f"no file {path}", "a TOML file", "--settings") from error
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}", "a TOML file", "--settings") from error
+    except ValueError as error:  # no TOML, or no UTF-8
         raise SettingsError(f"{path}: {error}", "valid TOML", str(path)) from error
 
 
-def _parse(text: str) -> Any:
+def _parse(name: str, text: str) -> Any:
+    """A variable's value; a text needs no quotes, even where it looks like a date or a number."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    is_text = properties().get(name, {}).get("type") == "string"
+    return text if is_text and not isinstance(value, str) else value
 
 
+@cache
 def properties() -> dict[str, dict[str, Any]]:
     """JSON schema of every setting by dotted name: type, range, default, description."""
     schema = Settings.model_json_schema()
@@ -177,12 +234,20 @@ def allowed(property: Mapping[str, Any]) -> str:
 
 def _explain(error: ValidationError, source: Path | None) -> SettingsError:
     first = error.errors()[0]
+    if first["type"] == UNFIT:
+        of = first["ctx"]
+        return SettingsError(
+            f"{of['key']} = {of['found']}", of["expected"], _where(of["key"], source)
+        )
     key = ".".join(str(part) for part in first["loc"][:2])
     known = properties()
     siblings = [k for k in known if k.startswith(f"{first['loc'][0]}.")] or {
         k.split(".")[0] for k in known
     }
     expected = allowed(known[key]) if key in known else "one of " + ", ".join(sorted(siblings))
+    return SettingsError(f"{key} = {first['input']!r}", expected, _where(key, source))
+
+
+def _where(key: str, source: Path | None) -> str:
     variable = ENVIRONMENT_PREFIX + key.upper().replace(".", "__")
-    where = f"{source or 'pipeline.toml'} or {variable}"
-    return SettingsError(f"{key} = {first['input']!r}", expected, where)
+    return f"{source or 'pipeline.toml'} or {variable}"

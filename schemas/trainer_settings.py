@@ -1,10 +1,10 @@
 """Settings of the trainer, section by section."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from schemas.jobs_settings import Frozen
+from schemas.jobs_settings import Frozen, unfit
 
 
 class TrainingSettings(Frozen):
@@ -15,7 +15,7 @@ class TrainingSettings(Frozen):
     num_blocks: int = Field(2, ge=1)
     """Transformer blocks, recurrent layers or hidden feed-forward layers."""
     num_heads: int = Field(2, ge=1)
-    """Attention heads; must divide the width."""
+    """Attention heads of sasrec; must divide the width."""
     dropout: float = Field(0.2, ge=0, lt=1)
     """Dropout on embeddings and inside blocks."""
     item_dropout: float = Field(0.0, ge=0, lt=1)
@@ -94,6 +94,13 @@ class TrainingSettings(Frozen):
     processes: int = Field(1, ge=1)
     """Training processes on this machine, with a share of each batch; torchrun starts them."""
 
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.backbone == "sasrec" and self.width % self.num_heads:
+            expected = f"a divisor of training.width = {self.width}"
+            raise unfit("training.num_heads", self.num_heads, expected)
+        return self
+
 
 class EvaluationSettings(Frozen):
     exclude_seen: bool = True
@@ -106,6 +113,13 @@ class EvaluationSettings(Frozen):
     """Actions before the holdout that make a user heavy; at least `light_history`."""
     head_share: float = Field(0.8, gt=0, lt=1)
     """Head items are the fewest with this share of actions before the holdout; others are tail."""
+
+    @model_validator(mode="after")
+    def _a_heavy_user_is_no_light_one(self) -> Self:
+        if self.heavy_history < self.light_history:
+            expected = f"at least evaluation.light_history = {self.light_history}"
+            raise unfit("evaluation.heavy_history", self.heavy_history, expected)
+        return self
 
 
 class GateSettings(Frozen):

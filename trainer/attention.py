@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from schemas.errors import SettingsError
 from schemas.settings import TrainingSettings
 from trainer.backbone import INITIAL_STD, Backbone
 from trainer.dropout import Dropout
@@ -19,12 +18,6 @@ class SASRec(Backbone):
     encoded_weight = 0.3  # the residual stream grows with depth and would drown the history
 
     def __init__(self, settings: TrainingSettings, num_items: int) -> None:
-        if settings.width % settings.num_heads:
-            raise SettingsError(
-                f"training.num_heads = {settings.num_heads}",
-                f"a divisor of training.width = {settings.width}",
-                "pipeline.toml",
-            )
         super().__init__(settings, num_items)
         self.positions = nn.Parameter(
             INITIAL_STD * torch.randn(settings.max_length, settings.width)

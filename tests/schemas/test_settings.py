@@ -20,6 +20,9 @@ def test_the_file_overrides_defaults_and_the_environment_overrides_the_file(tmp_
         ("PENUMBRA_TRAINING__LOSS", "cross_entropy", ("training", "loss"), "cross_entropy"),
         ("PENUMBRA_EVALUATION__EXCLUDE_SEEN", "false", ("evaluation", "exclude_seen"), False),
         ("PENUMBRA_SPARK__CONF", '{"spark.a" = "b"}', ("spark", "conf"), {"spark.a": "b"}),
+        ("PENUMBRA_SCHEDULE__START_DATE", "2017-01-01", ("schedule", "start_date"), "2017-01-01"),
+        ("PENUMBRA_REGISTRY__MODEL_NAME", "123", ("registry", "model_name"), "123"),
+        ("PENUMBRA_EVENTS__PATH", "'my events'", ("events", "path"), "my events"),
     ],
 )
 def test_variables_are_read_as_toml_or_else_as_text(variable, text, read, value):
@@ -32,6 +35,11 @@ def test_variables_are_read_as_toml_or_else_as_text(variable, text, read, value)
     [
         ("epochs = 0", r"training\.epochs = 0; expected integer, ≥ 1"),
         ("epochs = 'many'", r"training\.epochs = 'many'; expected integer, ≥ 1"),
+        ("epochs = '3'", r"training\.epochs = '3'; expected integer, ≥ 1"),
+        ("epochs = true", r"training\.epochs = True; expected integer, ≥ 1"),
+        ("history_skip = 'no'", r"training\.history_skip = 'no'; expected boolean"),
+        ("clip_norm = inf", r"training\.clip_norm = inf; expected number, > 0"),
+        ("num_heads = 3", r"training\.num_heads = 3; expected a divisor of training\.width = 64"),
         ("dropout = 1.0", r"training\.dropout = 1\.0; expected number, ≥ 0, < 1"),
         ("loss = 'hinge'", r"training\.loss = 'hinge'; expected one of cross_entropy, label_sm"),
         ("epoch = 3", r"training\.epoch = 3; expected one of .*training\.epochs"),
@@ -42,7 +50,34 @@ def test_a_bad_setting_names_its_key_and_what_is_allowed(tmp_path, line, message
     file.write_text(f"[training]\n{line}\n")
     with pytest.raises(SettingsError, match=message) as caught:
         load(file, {})
-    assert "mine.toml or PENUMBRA_TRAINING__EPOC" in str(caught.value) or "epoch" not in line
+    assert "mine.toml or PENUMBRA_TRAINING__" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[schedule]\ncron = 'foo'", r"schedule\.cron = 'foo'; expected string, matching"),
+        ("[schedule]\nstart_date = '2017-99-01'", r"schedule\.start_date = '2017-99-01'; expec"),
+        ("[alerts]\nchannel = 'smtp'", r"alerts\.to = ''; expected an address for alerts\.chan"),
+        ("[evaluation]\nlight_history = 60", r"evaluation\.heavy_history = 50; expected at leas"),
+        ("[events]\nhistory_days = 14", r"events\.history_days = 14; expected more than the 14"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused_before_anything_runs(
+    tmp_path, text, message
+):
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        load(file, {})
+
+
+def test_a_variable_with_one_underscore_is_not_ignored():
+    with pytest.raises(
+        SettingsError, match="PENUMBRA_TRAINING_EPOCHS; expected PENUMBRA_TRAINING__E"
+    ):
+        load(None, {"PENUMBRA_TRAINING_EPOCHS": "3"})
+    assert load(None, {"PENUMBRA_EVENTS": "/srv/events", "PENUMBRA_ROOT": "/data"}) == Settings()
 
 
 def test_an_unknown_section_in_the_environment_is_an_error_too():
@@ -50,12 +85,18 @@ def test_an_unknown_section_in_the_environment_is_an_error_too():
         load(None, {"PENUMBRA_TRAINNG__EPOCHS": "3"})
 
 
-@pytest.mark.parametrize("text", ["training = 3", "[training\n"])
-def test_a_file_of_the_wrong_shape_is_named(tmp_path, text):
+@pytest.mark.parametrize("content", [b"training = 3", b"[training\n", b"# \xff"])
+@pytest.mark.parametrize("environment", [{}, {"PENUMBRA_TRAINING__EPOCHS": "3"}])
+def test_a_file_of_the_wrong_shape_is_named(tmp_path, content, environment):
     file = tmp_path / "mine.toml"
-    file.write_text(text)
+    file.write_bytes(content)
     with pytest.raises(SettingsError, match=r"mine\.toml"):
-        load(file, {})
+        load(file, environment)
+
+
+def test_a_folder_is_no_settings_file(tmp_path):
+    with pytest.raises(SettingsError, match="Is a directory; expected a TOML file"):
+        load(tmp_path, {})
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -5,7 +5,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from schemas.errors import SettingsError
 from schemas.settings import TrainingSettings
 from trainer.backbones import BACKBONES, build
 
@@ -153,8 +152,3 @@ def test_the_history_skip_sees_every_item_alike():
     backbone.encoded_weight = 0.0
     there, back = backbone(torch.tensor([[1, 2, 3, 2]])), backbone(torch.tensor([[2, 2, 3, 1]]))
     torch.testing.assert_close(there[:, -1], back[:, -1])
-
-
-def test_heads_that_do_not_divide_the_width_are_refused():
-    with pytest.raises(SettingsError, match=r"training\.num_heads = 3"):
-        build(settings_of("sasrec", num_heads=3), NUM_ITEMS)
