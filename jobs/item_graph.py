@@ -74,7 +74,7 @@ def main(night: Night) -> None:
     histories = Histories(staging, num_items, settings, night.ds)
     actions, weights = write_positions(spark, histories, slices, size)
     clock.lap("positions")
-    pruning = Pruning(settings, weights, fraction_bits(settings.pair_budget))
+    pruning = Pruning(settings, weights, fraction_bits(size["position_pairs"]))
     report = write_edges(spark, histories, pruning, actions, staging)
     clock.lap("pairs")
     adopt(draft, staging)

@@ -53,12 +53,12 @@ def raw(pair_weight: Floats, item: Indices, neighbour: Indices, weights: ItemWei
 def cosine(pair_weight: Floats, item: Indices, neighbour: Indices, weights: ItemWeights) -> Floats:
     """w(i,j) / √(m(i) m(j)); 0 where an item's own weight is too small to be counted.
 
-    By Cauchy-Schwarz at most 1. Where the window covers whole histories, γ = 1 and nothing is
-    damped or aged, it is the cosine between the columns of the user × item count matrix
-    (Sarwar et al., Item-based collaborative filtering, WWW 2001, §3.1.1), since then
-    w(i,j) = Σ_u c_ui c_uj and m(i) = Σ_u c_ui².
+    By Cauchy-Schwarz at most 1, which is enforced, as weights are counted in rounded units. Where
+    the window covers whole histories, γ = 1 and nothing is damped or aged, it is the cosine between
+    the columns of the user × item count matrix (Sarwar et al., Item-based collaborative filtering,
+    WWW 2001, §3.1.1), since then w(i,j) = Σ_u c_ui c_uj and m(i) = Σ_u c_ui².
     """
-    return _ratio(pair_weight, np.sqrt(weights.own[item] * weights.own[neighbour]))
+    return np.minimum(_ratio(pair_weight, np.sqrt(weights.own[item] * weights.own[neighbour])), 1.0)
 
 
 def jaccard(pair_weight: Floats, item: Indices, neighbour: Indices, weights: ItemWeights) -> Floats:

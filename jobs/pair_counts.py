@@ -41,8 +41,11 @@ def num_position_pairs(lengths: NDArray[np.int64], window: int) -> int:
 
 
 def fraction_bits(num_pairs: int) -> int:
-    """Bits after the point with which `num_pairs` weights of at most 1 cannot overflow 64 bits."""
-    return min(40, 62 - num_pairs.bit_length())
+    """Bits after the point with which `num_pairs` weights of at most 1 cannot overflow 64 bits.
+
+    One number for all graphs of up to 2 billion pairs, that their weights may be compared.
+    """
+    return min(31, 62 - num_pairs.bit_length())
 
 
 def count_pairs(

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from schemas.contract import TIMESTAMP
 from schemas.settings import TrainingSettings
 from trainer.histories import Histories, whole
 
-MILLISECONDS_PER_DAY = 86_400_000
+MICROSECONDS_PER_DAY = 86_400_000_000
 
 
 @dataclass(frozen=True)
 class Actions:
-    """Training actions alone, users one after the other: items, and times in ms [P] int64."""
+    """Training actions alone, users one after the other: items, and times in µs [P] int64."""
 
     histories: Histories
     times_P: np.ndarray
@@ -39,7 +40,7 @@ def training_actions(sequences: pa.Table, *, with_validation: bool = False) -> A
     if with_validation:
         lengths = lengths + sequences["num_validation"].to_numpy()
     starts, stops = everything.starts, everything.starts + lengths
-    times = sequences["event_times"].combine_chunks().values.cast(pa.timestamp("ms", "UTC"))
+    times = sequences["event_times"].combine_chunks().values.cast(TIMESTAMP)
     ends = np.cumsum(lengths)
     items = Histories(everything.items, starts, stops).positions()[1]
     times_P = Histories(times.cast(pa.int64()).to_numpy(), starts, stops).positions()[1]
@@ -58,7 +59,7 @@ def target_counts(chunks: Chunks, settings: TrainingSettings, num_items: int) ->
     since = -np.inf
     if settings.popularity_days:
         last = max((c.times_P.max() for c in chunks() if len(c.times_P)), default=0)
-        since = last - settings.popularity_days * MILLISECONDS_PER_DAY
+        since = last - settings.popularity_days * MICROSECONDS_PER_DAY
     for actions in chunks():
         is_counted_P = may_be_target(actions, only_new=settings.targets == "new")
         is_counted_P &= actions.times_P > since
@@ -94,7 +95,7 @@ def target_reach(actions: Actions, target_days: float) -> np.ndarray:
     if target_days == 0 or not len(users):
         return np.minimum(next_position + 1, stops)
     times = actions.times_P - actions.times_P.min()
-    span = int(target_days * MILLISECONDS_PER_DAY) + 1
+    span = int(target_days * MICROSECONDS_PER_DAY) + 1
     by_user = users * (int(times.max()) + span + 1) + times
     reach = np.searchsorted(by_user, by_user + span - 1, side="right")
     following = np.minimum(next_position, len(users) - 1)

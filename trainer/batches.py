@@ -27,6 +27,8 @@ from trainer.histories import Histories
 from trainer.soft_targets import SoftTargets
 
 BATCHES_PER_BUCKET = 16
+COUNTED_AT_ONCE = 1_000_000
+"""Positions of a flat file that are in memory while targets are counted."""
 """Batches over which windows are sorted by length, so that a batch's windows are about as long."""
 
 
@@ -94,7 +96,11 @@ class TrainingWindows:
 
     def target_counts(self, num_items: int) -> np.ndarray:
         """How many positions of all history may make each item a target, [V + 1]."""
-        return np.bincount(self.candidates, minlength=num_items + 1)
+        counts_V = np.zeros(num_items + 1, dtype=np.int64)
+        for first in range(0, len(self.candidates), COUNTED_AT_ONCE):
+            some = self.candidates[first : first + COUNTED_AT_ONCE]
+            counts_V += np.bincount(some, minlength=num_items + 1)
+        return counts_V
 
     def epoch(
         self, epoch: int, first_batch: int = 0, share: tuple[int, int] = (0, 1)

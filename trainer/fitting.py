@@ -8,8 +8,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from schemas.errors import DataError
@@ -138,7 +140,20 @@ class Fitting:
             hidden_BLD = self.backbone(batch.items_BL)
         hidden_ND = hidden_BLD.float().flatten(0, 1)[batch.positions_N]
         output = Output(*self.backbone.output(), self.log_sampling_V)
-        return LOSSES[self.settings.loss](hidden_ND, output, batch.examples, self._softened())
+        with self._same_draws_on_every_rank():
+            return LOSSES[self.settings.loss](hidden_ND, output, batch.examples, self._softened())
+
+    @contextmanager
+    def _same_draws_on_every_rank(self) -> Iterator[None]:
+        """Negatives depend on seed and step alone; dropout goes on where it was."""
+        if self.settings.loss not in DRAW_NEGATIVES:
+            yield
+            return
+        entropy = (self.settings.seed, self._num_steps)
+        state = np.random.SeedSequence(entropy).generate_state(1)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(state[0]))
+            yield
 
     def _softened(self) -> TrainingSettings:
         """The settings with λ1 and λ2 as they are at this step."""
@@ -179,7 +194,8 @@ class Fitting:
 
     def _refuse_bad(self, loss: float, norm: float) -> None:
         progress, settings = self.progress, self.settings
-        progress.first_loss = progress.first_loss or loss
+        if math.isfinite(loss):
+            progress.first_loss = progress.first_loss or loss
         limit = settings.explosion * max(abs(progress.first_loss), 1.0)
         if not (math.isfinite(loss) and math.isfinite(norm) and abs(loss) <= limit):
             raise DataError(

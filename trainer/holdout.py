@@ -118,7 +118,8 @@ def score_holdout(
         scores = exclude(score(users), seen)
         of_pairs.append(ranks(scores, relevant))
         lists.append(top_k(scores, LIST_LENGTH)[0])
-        confidences.append(torch.softmax(scores, dim=1).amax(dim=1).numpy())
+        # Of a user whom nothing is left for, softmax is no number, and nothing is the list's first.
+        confidences.append(torch.softmax(scores, dim=1).amax(dim=1).nan_to_num(0.0).numpy())
     user_values = sliced_metrics(np.concatenate(of_pairs), holdout.relevant, slices or Slices())
     values = _list_metrics(holdout, np.concatenate(lists))
     if not is_probabilistic:

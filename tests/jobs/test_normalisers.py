@@ -45,6 +45,11 @@ def test_cosine_divides_by_the_geometric_mean_of_own_weights():
     assert cosine(PAIR_WEIGHT, ITEM, NEIGHBOUR, WEIGHTS)[0] == pytest.approx(3 / 6)
 
 
+def test_cosine_is_at_most_1_though_a_pair_weight_is_rounded_up():
+    assert between(cosine, 1, 1, 4) == 1
+    assert between(cosine, 1, 1, 5) == 1
+
+
 def test_cosine_of_whole_histories_is_the_cosine_of_count_columns():
     found = cosine((COUNTS.T @ COUNTS)[LEFT, RIGHT], LEFT, RIGHT, COUNTED)
     np.testing.assert_allclose(found, cosine_similarity(COUNTS.T)[LEFT, RIGHT])

@@ -107,4 +107,8 @@ def test_op19_a_history_100_times_as_long_has_at_most_window_pairs_per_action():
 @pytest.mark.parametrize("num_pairs", [1, 1_000, 2_000_000_000, 2**40, 2**61])
 def test_the_heaviest_sum_of_all_pairs_fits_64_bits(num_pairs):
     assert num_pairs * 2 ** fraction_bits(num_pairs) < 2**63
-    assert 0 <= fraction_bits(num_pairs) <= 40
+    assert 0 <= fraction_bits(num_pairs) <= 31
+
+
+def test_graphs_of_a_night_are_counted_with_one_precision():
+    assert fraction_bits(0) == fraction_bits(2_000_000_000) == 31

@@ -143,6 +143,29 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_what_to_change(tmp_path)
         run.run()
 
 
+def test_gradients_are_clipped_before_a_step(tmp_path):
+    run, _ = fitting(tmp_path, clip_norm=0.01, epochs=1)
+    step, norms = run._step, []
+
+    def take_note(batch):
+        sums = step(batch)
+        gradients = [parameter.grad for parameter in run.backbone.parameters()]
+        norms.append(torch.nn.utils.get_total_norm(gradients).item())
+        return sums
+
+    run._step = take_note
+    run.run()
+    assert norms == pytest.approx([0.01] * run.windows.num_batches, rel=1e-3)
+
+
+def test_a_first_loss_that_is_no_number_is_told_with_the_limit(tmp_path):
+    run, _ = fitting(tmp_path)
+    with torch.no_grad():
+        run.backbone.item_bias.fill_(float("nan"))
+    with pytest.raises(DataError, match=r"a loss of nan .* a loss of at most 10 \(training"):
+        run.run()
+
+
 def test_a_loss_that_explodes_is_an_error_before_it_is_infinite(tmp_path):
     run, _ = fitting(tmp_path, learning_rate=3.0, clip_norm=1e9, explosion=1.5, epochs=30)
     with pytest.raises(

@@ -101,6 +101,14 @@ def test_coverage_counts_what_is_recommended_to_scored_users(discovery):
     assert score_holdout(discovery, SCORES, batch_size=2).values["coverage@10"] == 1
 
 
+def test_a_user_whom_nothing_is_left_for_has_no_confidence(discovery):
+    """As where a champion knows no item of a grown catalogue that the user does not have yet."""
+    nothing = scores_of(*[[-np.inf] * 6] * 4)
+    card = score_holdout(discovery, nothing, batch_size=2, is_probabilistic=True)
+    assert card.values["calibration_error"] == 0
+    assert card.user_values["mrr@5"].tolist() == [0, 0]
+
+
 def test_confidence_is_measured_for_probabilities_only(discovery):
     card = score_holdout(discovery, SCORES, batch_size=2, is_probabilistic=True)
     certain = 1 / (1 + np.exp(-1) + np.exp(-2))

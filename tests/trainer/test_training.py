@@ -254,8 +254,9 @@ def test_op01_a_training_killed_three_times_publishes_what_an_uninterrupted_one_
     assert weights[0] == weights[1]
 
 
-def test_two_processes_train_what_one_does_with_the_same_batches(roots, store):
-    exact = {"dropout": 0.0, "epochs": 4}
+@pytest.mark.parametrize("loss", ["decoupled", "sampled_softmax"])
+def test_two_processes_train_what_one_does_with_the_same_batches(roots, store, loss):
+    exact = {"dropout": 0.0, "epochs": 4, "loss": loss}
     for root, processes in zip(roots, (1, 2), strict=True):
         with start_stage(root, store, **exact, processes=processes) as process:
             assert "epoch 4:" in finish(process)
