@@ -11,14 +11,15 @@ all of what Airflow costs is its start: about 10 s once, then less than 0.1 s a 
 Exit code 0 when all nights succeeded or were skipped; the first that fails ends it with 1.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Any
 
-from schemas.command import die_with_parent
+from schemas.command import Parser, die_with_parent, parse_date
+from schemas.errors import UsageError
 
 
 def prepare() -> None:
@@ -44,10 +45,15 @@ def run_night(ds: date, conf: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Prepares Airflow and runs the nights in order; 1 as soon as one fails."""
-    parser = argparse.ArgumentParser("python -m dags.embedded", description=__doc__)
-    parser.add_argument("nights", nargs="*", type=date.fromisoformat, metavar="YYYY-MM-DD")
+    parser = Parser("python -m dags.embedded", description=__doc__)
+    read_date = partial(parse_date, "the night")
+    parser.add_argument("nights", nargs="*", type=read_date, metavar="YYYY-MM-DD")
     parser.add_argument("--conf", type=json.loads, default={}, help="parameters of the runs, JSON")
-    options = parser.parse_args(arguments)
+    try:
+        options = parser.parse_args(arguments)
+    except UsageError as error:
+        print(f"dags.embedded: UsageError: {error}", file=sys.stderr)
+        return error.exit_code
     die_with_parent()
     prepare()
     for ds in options.nights:

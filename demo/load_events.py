@@ -22,7 +22,6 @@ five bad rows, so that one sees what becomes of them:
 | 5 | a purchase that is in `events.parquet` already | dropped as a duplicate |
 """
 
-import argparse
 import importlib.metadata
 import io
 import json
@@ -30,6 +29,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from schemas.command import Parser, parse_date
 from schemas.errors import MissingInputError, PenumbraError
 from schemas.settings import Settings, load
 
@@ -171,15 +172,16 @@ def _write_if_changed(path: Path, content: bytes) -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     """Loads the events and says how many; a PenumbraError is one line on stderr."""
-    parser = argparse.ArgumentParser("python -m demo.load_events")
-    parser.add_argument("nights", nargs="*", type=date.fromisoformat, default=list(NIGHTS))
+    parser = Parser("python -m demo.load_events")
+    read_date = partial(parse_date, "the night")
+    parser.add_argument("nights", nargs="*", type=read_date, default=list(NIGHTS))
     parser.add_argument("--root", type=Path, default=Path("var"))
     parser.add_argument("--settings", type=Path, default=SETTINGS_FILE)
-    options = parser.parse_args(arguments)
     try:
+        options = parser.parse_args(arguments)
         loaded = load_events(options.root, load(options.settings), options.nights)
     except PenumbraError as error:
-        print(f"demo.load_events: {error}", file=sys.stderr)
+        print(f"demo.load_events: {type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
     print(
         f"{loaded.num_events:,} events of {loaded.num_days} days under {options.root}, "

@@ -141,6 +141,8 @@ def _show(
         result.errors.pop(match[1], None)
         return _Stage(match[1], time.monotonic())
     if stage is None:
+        if match := FAILED.match(said):  # before its program was started
+            result.errors[match[1]] = match[2]
         return None
     if match := CLOSED.match(said):
         table, ds, state, rows = match.groups()

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -22,17 +23,17 @@ from demo.airflow_home import PROJECT, environment
 from demo.load_events import NIGHTS, SETTINGS_FILE, load_events
 from demo.nights import Result, run_nights
 from demo.report import digests, show_household, show_night, show_reports
+from schemas.command import Parser, parse_date
 from schemas.errors import PenumbraError
 from schemas.settings import load
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs what the command line asks for; 1 where a night fails."""
-    options = _parse(arguments)
     console = Console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _run(options, console)
+        return _run(_parse(arguments), console)
     except KeyboardInterrupt:
         console.print("Interrupted; nothing unfinished is visible, run it again to go on.")
         return 130
@@ -42,13 +43,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m demo.run", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
         "--nights",
         nargs="+",
-        type=date.fromisoformat,
+        type=partial(parse_date, "DS"),
         metavar="YYYY-MM-DD",
         help="run these on the events under the root, instead of the demo's",
     )

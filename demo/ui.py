@@ -25,6 +25,7 @@ from rich.console import Console
 
 from demo.airflow_home import HOME_FOLDER, PASSWORDS_FILE, PROJECT, environment
 from demo.load_events import SETTINGS_FILE
+from schemas.command import Parser
 from schemas.errors import PenumbraError
 from schemas.settings import Settings, load
 
@@ -80,10 +81,10 @@ class Server:
 
 def main(arguments: Sequence[str]) -> int:
     """Serves until Ctrl-C; 1 where a server does not start or ends by itself."""
-    options = _parse(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     servers: list[Server] = []
     try:
+        options = _parse(arguments)
         root, settings_file = options.root.resolve(), options.settings.resolve()
         settings = load(settings_file)
         home = environment(root, settings_file, options.airflow_port)
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
         addresses = _start(servers, root, settings, home, options)
         return _serve(servers, addresses, root)
     except PenumbraError as error:
-        print(f"demo.ui: {error}", file=sys.stderr)
+        print(f"demo.ui: {type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 0
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m demo.ui")
+    parser = Parser("python -m demo.ui")
     parser.add_argument("--root", type=Path, default=Path("var"), help="folder of all tables (var)")
     parser.add_argument("--settings", type=Path, default=SETTINGS_FILE)
     parser.add_argument("--airflow-port", type=int, default=8080)

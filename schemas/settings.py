@@ -130,15 +130,6 @@ class Settings(Frozen):
     schedule: ScheduleSettings = ScheduleSettings()
     alerts: AlertsSettings = AlertsSettings()
 
-    @model_validator(mode="after")
-    def _history_begins_before_what_is_held_out(self) -> Self:
-        split, num_days = self.split, self.events.history_days
-        num_held_out = split.holdout_days + split.validation_days
-        if split.protocol == "temporal" and num_days <= num_held_out:
-            expected = f"more than the {num_held_out} days of holdout and validation"
-            raise unfit("events.history_days", num_days, expected)
-        return self
-
     def digest(self, sections: Iterable[str]) -> str:
         """sha256 of the named sections: equal settings, equal digest."""
         chosen = {name: getattr(self, name).model_dump() for name in sorted(sections)}

@@ -47,6 +47,13 @@ def test_a_finished_stage_is_shown_with_its_tables_and_rows(follow):
     assert list(result.stage_seconds) == ["interactions"]
 
 
+def test_what_failed_before_its_program_started_is_told(tmp_path):
+    failed = AROUND.format(said="interactions failed: found ds 2026-11-26", level="error")
+    text = f"night 2026-11-26: started\n{failed}\nnight 2026-11-26: failed\n"
+    (result,) = _follow(io.StringIO(text), tmp_path, Console(file=io.StringIO()))
+    assert result.errors == {"interactions": "found ds 2026-11-26"}
+
+
 def test_days_that_were_caught_up_on_are_counted_not_listed(follow):
     days = ("2017-10-29", "2017-10-30", "2017-10-31")
     _, screen = follow(*(PUBLISHED.format(table="interactions", ds=ds) for ds in days))

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from dags import embedded
+from demo import load_events, run, ui
+
 PROJECT = Path(__file__).parent.parent.parent
 
 
@@ -22,3 +25,19 @@ def test_wrong_settings_end_the_demo_before_anything_starts(tmp_path, settings, 
     assert ended.returncode == 78
     assert error in ended.stderr
     assert not (tmp_path / "var").exists()
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "error"),
+    [
+        (run.main, ["--nights", "31.10.2017"], "found DS 31.10.2017; expected a date such as"),
+        (run.main, ["--night-s"], "unrecognized arguments: --night-s"),
+        (load_events.main, ["soon"], "found the night soon; expected a date such as"),
+        (embedded.main, ["soon"], "found the night soon; expected a date such as"),
+        (ui.main, ["--airflow-port", "high"], "invalid int value: 'high'"),
+    ],
+)
+def test_a_command_line_that_is_wrong_is_one_line(capsys, main, arguments, error):
+    assert main(arguments) == 64
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "UsageError: found" in line and error in line

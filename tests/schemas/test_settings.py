@@ -60,7 +60,6 @@ def test_a_bad_setting_names_its_key_and_what_is_allowed(tmp_path, line, message
         ("[schedule]\nstart_date = '2017-99-01'", r"schedule\.start_date = '2017-99-01'; expec"),
         ("[alerts]\nchannel = 'smtp'", r"alerts\.to = ''; expected an address for alerts\.chan"),
         ("[evaluation]\nlight_history = 60", r"evaluation\.heavy_history = 50; expected at leas"),
-        ("[events]\nhistory_days = 14", r"events\.history_days = 14; expected more than the 14"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused_before_anything_runs(
