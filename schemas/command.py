@@ -109,6 +109,8 @@ def run(stage: Stage, main: Callable[[Night], Any]) -> NoReturn:
 def _run(stage: Stage, main: Callable[[Night], Any], arguments: argparse.Namespace) -> None:
     started, token = time.monotonic(), new_token()
     root, ds = arguments.root.resolve(), arguments.ds
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"{root}, which is a file", "a folder, or nothing yet", "--root")
     settings = load(arguments.settings)
     inputs = list(stage.inputs(root, ds, settings))
     fingerprint = _fingerprint(stage, settings, inputs)

@@ -104,11 +104,26 @@ def partition_path(root: Path, contract: Contract, ds: date) -> Path:
 
 
 def current_run(folder: Path) -> str:
-    """The run that a date's pointer names; empty where nothing was published."""
+    """The run that a date's pointer names; empty where nothing was published.
+
+    Raises:
+        CorruptPartitionError: The pointer is no pointer.
+    """
     try:
-        return str(json.loads((folder / POINTER).read_text())["run"])
+        return _read_pointer(folder)["run"]
     except FileNotFoundError:
         return ""
+
+
+def _read_pointer(folder: Path) -> dict[str, str]:
+    file = folder / POINTER
+    try:
+        pointer = json.loads(file.read_text())
+        return {name: str(pointer[name]) for name in ("run", "manifest_sha256")}
+    except (ValueError, KeyError, TypeError) as error:
+        table, day = folder.parents[1].name, folder.name
+        fix = f"run the stage of {table} again for {day}"
+        raise CorruptPartitionError(f"{file} damaged", "a run and its digest", fix) from error
 
 
 def find(root: Path, contract: Contract, ds: date) -> Partition | None:
@@ -119,7 +134,7 @@ def find(root: Path, contract: Contract, ds: date) -> Partition | None:
     """
     folder = partition_path(root, contract, ds)
     try:
-        pointer = json.loads((folder / POINTER).read_text())
+        pointer = _read_pointer(folder)
     except FileNotFoundError:
         return None
     path = folder / f"run={pointer['run']}"

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from schemas.audit import audit, file_sha256
 from schemas.contract import Contract
-from schemas.errors import StaleWriterError
+from schemas.errors import CorruptPartitionError, StaleWriterError
 from schemas.partitions import (
     MANIFEST,
     POINTER,
@@ -123,7 +123,7 @@ def locked(path: Path) -> Iterator[None]:
 def _move_pointer(run: Draft, manifest_sha256: str) -> None:
     folder = run.path.parent
     with locked(folder / ".lock"):
-        current = current_run(folder)
+        current = _current_or_none(folder)
         if current > run.token:
             raise StaleWriterError(
                 f"run {current} of {folder} already published",
@@ -134,6 +134,14 @@ def _move_pointer(run: Draft, manifest_sha256: str) -> None:
         _write_durably(folder / f".{POINTER}.{run.token}", text)
         (folder / f".{POINTER}.{run.token}").replace(folder / POINTER)
         fsync(folder)
+
+
+def _current_or_none(folder: Path) -> str:
+    """The current run; empty too where the pointer is damaged and about to be mended."""
+    try:
+        return current_run(folder)
+    except CorruptPartitionError:
+        return ""
 
 
 def _write_durably(path: Path, text: str) -> None:

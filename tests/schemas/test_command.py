@@ -85,6 +85,21 @@ def test_op08_a_stage_makes_its_own_damaged_output_anew(program, capsys, tmp_pat
         assert f"made anew: {before.files[0]} changed" in capsys.readouterr().out
 
 
+def test_op08_a_stage_mends_its_own_damaged_pointer(program, capsys, tmp_path):
+    program()
+    pointer = get(tmp_path, FRUIT, date(2017, 10, 31)).path.parent / "CURRENT"
+    pointer.write_text("")
+    assert program() == 0
+    assert f"made anew: {pointer} damaged" in capsys.readouterr().out
+    assert program() == 0
+    assert "unchanged since" in capsys.readouterr().out
+
+
+def test_a_root_that_is_a_file_is_a_usage_error(program, capsys, tmp_path):
+    assert program("--root", str(program.basket)) == 64
+    assert f"found {program.basket}, which is a file" in capsys.readouterr().err
+
+
 def test_changed_inputs_are_worked_on(program, capsys):
     program()
     program.basket.write_text("pear")

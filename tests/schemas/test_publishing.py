@@ -120,6 +120,16 @@ def test_op08_a_missing_an_extra_and_a_changed_file_are_named(tmp_path):
         get(tmp_path, FRUIT, DS)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"run": "1"}'])
+def test_op08_a_damaged_pointer_is_named_and_mended_by_publishing(tmp_path, text):
+    pointer = publish(make(tmp_path, [APPLE]), DS).path.parent / "CURRENT"
+    pointer.write_text(text)
+    with pytest.raises(CorruptPartitionError, match="CURRENT damaged"):
+        get(tmp_path, FRUIT, DS)
+    publish(make(tmp_path, [PEAR]), DS)
+    assert get(tmp_path, FRUIT, DS).read().to_pylist() == [PEAR]
+
+
 def test_op08_a_changed_manifest_is_found(tmp_path):
     partition = publish(make(tmp_path, [APPLE]), DS)
     manifest = partition.path / "manifest.json"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from schemas.checkpoints import CHECKPOINTS
-from schemas.errors import RegistryError
+from schemas.errors import CorruptPartitionError, RegistryError
 from schemas.items import ITEMS
 from schemas.partitions import find, get
 from trainer import promotion
@@ -55,6 +55,15 @@ def test_op25_runs_that_no_pointer_names_go_once_they_are_old(three_nights, item
     assert names(three_nights) == [run_name(first), run_name(second)]
     assert names(three_nights) == []
     assert find(three_nights.root, ITEMS, DS) == newest
+
+
+def test_op25_a_run_whose_pointer_is_damaged_is_no_garbage(three_nights, items_of):
+    newest = items_of()
+    (newest.path.parent / "CURRENT").write_text("")
+    make_old(three_nights.root)
+    with pytest.raises(CorruptPartitionError, match="CURRENT damaged"):
+        names(three_nights)
+    assert newest.path.is_dir()
 
 
 def test_op25_what_serving_versions_were_made_of_stays(three_nights, publish_model):
