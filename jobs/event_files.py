@@ -100,9 +100,7 @@ def event_files(root: Path, day: date, settings: EventsSettings) -> list[EventFi
     if not folder.is_dir():
         fix = f"deliver the events of {day}, or point events.path elsewhere"
         raise MissingInputError(f"no folder {folder}: {day} is missing", "one folder a day", fix)
-    names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
-    shown = [name for name in names if not any(part[0] in "_." for part in name.parts)]
-    files = [_examine(day, folder, name) for name in shown]
+    files = [_examine(day, folder, name) for name in file_names(folder)]
     if all(file.is_empty for file in files):
         found = f"no row in the {len(files)} files of {folder}: {day} is empty"
         raise MissingInputError(found, "at least one event", f"deliver the events of {day}")
@@ -114,6 +112,12 @@ def event_files(root: Path, day: date, settings: EventsSettings) -> list[EventFi
                 'the export, or set events.extra_columns = "ignore"',
             )
     return files
+
+
+def file_names(folder: Path) -> list[Path]:
+    """The data files of a day's folder, relative to it, in order."""
+    names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [name for name in names if not any(part[0] in "_." for part in name.parts)]
 
 
 def _examine(day: date, folder: Path, name: Path) -> EventFile:

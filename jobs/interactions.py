@@ -22,6 +22,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from jobs.event_files import EventFile, event_files, event_folder
+from jobs.late_events import days_changed_since
 from jobs.raw_rows import raw_rows
 from jobs.read_errors import decodable
 from jobs.spark import adopt, session
@@ -64,6 +65,10 @@ STAGE = Stage(
 def main(night: Night) -> None:
     """Publishes quarantine and interactions of the night, after the days it catches up on."""
     settings = night.settings
+    for day in days_changed_since(night):
+        again = f"python -m {STAGE.module} --ds {day}"
+        found = f"events of {day} changed after they were published"
+        print(f"{STAGE.module}: {found}; to take them in: {again}", flush=True)
     days = files_by_day(night)
     files = [file for day in days.values() for file in day]
     if extra := sorted({column for file in files for column in file.extra_columns}):

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -227,6 +228,33 @@ def test_a_day_published_before_is_not_published_again(make_night, deliver, tmp_
     deliver(HEADING + GOOD)
     main(make_night())
     assert get(tmp_path, INTERACTIONS, early).manifest == before
+
+
+@pytest.mark.parametrize("late", ["another file", "an old file", "more rows"])
+def test_op15_what_is_delivered_late_is_told_by_name_and_taken_in_on_demand(
+    make_night, deliver, tmp_path, spark, capsys, late
+):
+    early = date(2017, 10, 30)
+    first = deliver(HEADING + "u,i,2017-10-30,buy,1\n", ds=early)
+    main(make_night(ds=early))
+    deliver(HEADING + GOOD)
+    main(make_night())
+    assert "changed after" not in capsys.readouterr().out
+    if late == "more rows":
+        first.write_text(first.read_text() + "v,i,2017-10-30,buy,1\n")
+    else:
+        other = first.with_name("late.csv")
+        other.write_text(HEADING + "v,i,2017-10-30,buy,1\n")
+        if late == "an old file":
+            os.utime(other, (0, 0))
+    main(make_night())
+    told = capsys.readouterr().out
+    assert "events of 2017-10-30 changed after they were published; to take them in: " in told
+    assert "python -m jobs.interactions --ds 2017-10-30\n" in told
+    main(make_night(ds=early))
+    assert get(tmp_path, INTERACTIONS, early).manifest.rows == 2
+    main(make_night())
+    assert "changed after" not in capsys.readouterr().out
 
 
 def test_op15_an_empty_day_to_catch_up_on_fails_by_name(make_night, deliver, tmp_path):

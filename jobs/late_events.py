@@ -1,0 +1,32 @@
+"""Late events: what was delivered for a day after its interactions were published."""
+
+import json
+from datetime import date, timedelta
+
+from jobs.event_files import event_folder, file_names
+from schemas.command import Night
+from schemas.events import EVENTS
+from schemas.interactions import INTERACTIONS
+from schemas.partitions import MANIFEST, POINTER, current_run, partition_path, published_dates
+
+
+def days_changed_since(night: Night) -> list[date]:
+    """Earlier days of the window whose files are not those, or newer than, what is published.
+
+    A day is published once; what was delivered after that is taken in where somebody says so.
+    """
+    first = night.ds - timedelta(days=night.settings.events.history_days - 1)
+    done = [day for day in published_dates(night.root, INTERACTIONS) if first <= day < night.ds]
+    return [day for day in done if _has_changed(night, day)]
+
+
+def _has_changed(night: Night, day: date) -> bool:
+    folder = event_folder(night.root, day, night.settings.events)
+    published = partition_path(night.root, INTERACTIONS, day)
+    run_folder = published / f"run={current_run(published)}"
+    manifest = json.loads((run_folder / MANIFEST).read_text())
+    known = {of["run"] for of in manifest["inputs"] if of["table"] == EVENTS.table}
+    names = file_names(folder) if folder.is_dir() else []
+    since = (published / POINTER).stat().st_mtime
+    is_newer = any((folder / name).stat().st_mtime > since for name in names)
+    return bool(names) and (is_newer or {str(name) for name in names} != known)
