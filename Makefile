@@ -69,7 +69,7 @@ bench-graph: $(INSTALLED) ## graph and propagation beside Spark joins, scipy and
 bench-train: $(INSTALLED) ## training steps, ranks and an epoch beside dense formulas, a sort and RecTools (20 minutes)
 	$(BIN)/python -m benchmarks.training
 
-bench-quality: $(INSTALLED) ## soft targets beside tuned baselines on four data sets; resumes (days): make bench-quality DATA=folder
+bench-quality: $(INSTALLED) ## soft targets beside baselines with as many trials on four data sets; resumes (days): make bench-quality DATA=folder
 	@test -n "$(DATA)" || { echo "found no DATA; expected the folder of benchmarks/quality_data.py's files; fix: make bench-quality DATA=folder" >&2; exit 64; }
 	$(BIN)/python -m benchmarks.quality all --data $(DATA) --root $(ROOT)/quality
 

@@ -1,4 +1,4 @@
-"""Quality: soft targets against tuned baselines, leave-one-out and whole catalogue (hours to days).
+"""Quality: soft targets against baselines with as many trials, whole catalogue (hours to days).
 
     make bench-quality DATA=folder
     python -m benchmarks.quality prepare beauty --data folder
