@@ -15,7 +15,7 @@ EVENTS = Contract(
         required("item_id", pa.string(), "on what; numbers are read as text"),
         required("event_time", TIMESTAMP, "when; text in ISO 8601, UTC where it names no zone"),
         optional("event_type", pa.string(), "what was done, such as view or purchase"),
-        optional("weight", pa.float64(), "weight ≥ 0, absent is 1; kept, but so far no stage counts with it"),
+        optional("weight", pa.float64(), "≥ 0, absent is 1; kept, but no stage counts with it yet"),
     ],
 )
 
