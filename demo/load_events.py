@@ -75,7 +75,7 @@ def load_events(root: Path, settings: Settings, nights: Sequence[date] = NIGHTS)
             num_events += len(rows)
         for name, content in files.items():
             num_written += _write_if_changed(folder / f"ds={day}" / name, content)
-    num_written += _write_if_changed(root / CATALOGUE_FILE, _parquet_bytes(catalogue()))
+    num_written += _write_if_changed(root / CATALOGUE_FILE, _parquet_bytes(catalogue(purchases)))
     return Loaded(num_days, num_events, num_written)
 
 
@@ -92,8 +92,11 @@ def bad_rows(day: date, purchase: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def catalogue() -> pa.Table:
-    """Every product: `item_id`, `name` for people to read, `department`."""
+def catalogue(purchases: pa.Table) -> pa.Table:
+    """Every product: `item_id`, `name` for people to read, `department`.
+
+    Two that were bought are not among the package's products, and are called so.
+    """
     rows = [
         {
             "item_id": str(product["product_id"]),
@@ -101,6 +104,11 @@ def catalogue() -> pa.Table:
             "department": product["department"].capitalize(),
         }
         for product in pq.read_table(_file("products.parquet")).to_pylist()
+    ]
+    unknown = set(pc.unique(purchases["item_id"]).to_pylist()) - {row["item_id"] for row in rows}
+    rows += [
+        {"item_id": item, "name": f"Product {item}, without a name", "department": "Unknown"}
+        for item in sorted(unknown)
     ]
     return pa.Table.from_pylist(rows)
 

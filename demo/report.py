@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from demo.load_events import CATALOGUE_FILE
 from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
 from schemas.items import ITEMS
@@ -46,9 +45,9 @@ def show_night(root: Path, ds: date, console: Console) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def show_household(root: Path, ds: date, console: Console) -> None:
+def show_household(root: Path, ds: date, names_file: str, console: Console) -> None:
     """Prints one household's purchases beside its recommendations, by product name."""
-    names = _names(root)
+    names = _names(root / names_file)
     user_id, history = _ordinary_history(root, ds)
     table = Table(
         title=f"Household {user_id} on {ds}: {len(history)} purchases", title_justify="left"
@@ -185,9 +184,8 @@ def _ordinary_history(root: Path, ds: date) -> tuple[str, list[str]]:
     return chosen["user_id"], [item_ids[index - 1] for index in chosen["item_indices"]]
 
 
-def _names(root: Path) -> dict[str, str]:
+def _names(path: Path) -> dict[str, str]:
     """Product names by item, empty where there is no catalogue."""
-    path = root / CATALOGUE_FILE
     if not path.is_file():
         return {}
     table = pq.read_table(path, columns=["item_id", "name"])

@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     for ds in done:
         show_night(root, ds, console)
     if done:
-        show_household(root, done[-1], console)
+        show_household(root, done[-1], settings.report.names, console)
         show_reports(root, done, console)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     console.print(f"\n{_summary(before, digests(root, done), done)} {minutes} min {seconds} s.")

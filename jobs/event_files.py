@@ -23,7 +23,7 @@ from schemas.partitions import Input
 from schemas.settings import EventsSettings
 
 SAMPLE_LINES = 1_000
-"""JSON lines whose keys stand for a file's columns: later lines may omit what is null."""
+"""JSON lines whose keys stand for a file's columns; all do where no other columns may be."""
 
 INTEGERS = {
     pa.int8(): "int",
@@ -100,7 +100,7 @@ def event_files(root: Path, day: date, settings: EventsSettings) -> list[EventFi
     if not folder.is_dir():
         fix = f"deliver the events of {day}, or point events.path elsewhere"
         raise MissingInputError(f"no folder {folder}: {day} is missing", "one folder a day", fix)
-    files = [_examine(day, folder, name) for name in file_names(folder)]
+    files = [_examine(day, folder, name, settings) for name in file_names(folder)]
     if all(file.is_empty for file in files):
         found = f"no row in the {len(files)} files of {folder}: {day} is empty"
         raise MissingInputError(found, "at least one event", f"deliver the events of {day}")
@@ -120,7 +120,7 @@ def file_names(folder: Path) -> list[Path]:
     return [name for name in names if not any(part[0] in "_." for part in name.parts)]
 
 
-def _examine(day: date, folder: Path, name: Path) -> EventFile:
+def _examine(day: date, folder: Path, name: Path, events: EventsSettings) -> EventFile:
     path = folder / name
     suffix = next((s for s in sorted(FORMATS, key=len) if path.name.endswith(s)), None)
     if suffix is None:
@@ -131,7 +131,10 @@ def _examine(day: date, folder: Path, name: Path) -> EventFile:
         )
     if FORMATS[suffix] == "parquet":
         return _examine_parquet(day, path, str(name))
-    columns = _csv_columns(path) if FORMATS[suffix] == "csv" else _json_columns(path)
+    if FORMATS[suffix] == "csv":
+        columns = _csv_columns(path)
+    else:
+        columns = _json_columns(path, SAMPLE_LINES if events.extra_columns == "ignore" else None)
     if columns:
         _check_columns(path, columns)
     num_heading = 1 if FORMATS[suffix] == "csv" else 0
@@ -201,10 +204,10 @@ def _csv_columns(path: Path) -> tuple[str, ...]:
     return tuple(name.strip() for name in next(csv.reader([heading.rstrip("\r\n")]), []))
 
 
-def _json_columns(path: Path) -> tuple[str, ...]:
+def _json_columns(path: Path, num_lines: int | None) -> tuple[str, ...]:
     columns: dict[str, None] = {}
     line = None
-    for line in islice(lines(path), SAMPLE_LINES):
+    for line in islice(lines(path), num_lines):
         try:
             row = json.loads(line)
         except ValueError:

@@ -130,6 +130,14 @@ class Settings(Frozen):
     schedule: ScheduleSettings = ScheduleSettings()
     alerts: AlertsSettings = AlertsSettings()
 
+    def dotted(self, *sections: str) -> dict[str, Any]:
+        """The values of some sections by dotted name, such as `item_graph.window`."""
+        return {
+            f"{section}.{key}": value
+            for section in sections
+            for key, value in getattr(self, section).model_dump().items()
+        }
+
     def digest(self, sections: Iterable[str]) -> str:
         """sha256 of the named sections: equal settings, equal digest."""
         chosen = {name: getattr(self, name).model_dump() for name in sorted(sections)}

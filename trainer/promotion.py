@@ -16,10 +16,10 @@ from datetime import date
 from pathlib import Path
 
 from schemas.checkpoints import CHECKPOINTS
-from schemas.command import Night, Stage, run
+from schemas.command import Night, Stage, closing_line, run
 from schemas.errors import RegistryError
 from schemas.items import ITEMS
-from schemas.partitions import Input, get
+from schemas.partitions import Input, find, get
 from schemas.promotions import PROMOTIONS, find_ledger
 from schemas.scorecards import SCORECARDS
 from schemas.sequences import SEQUENCES
@@ -70,6 +70,8 @@ def main(night: Night) -> None:
         words = promote(night, registry, journal)
         champion = registry.champion()
     serving = f"version {champion.number} of {champion.ds}" if champion else "none"
+    if words.startswith("unchanged") and (ledger := find(night.root, PROMOTIONS, night.ds)):
+        print(closing_line(ledger, "unchanged since"), flush=True)
     print(f"promotion {night.ds}: {words}; champion: {serving}", flush=True)
 
 

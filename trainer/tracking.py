@@ -182,11 +182,12 @@ def track(
     fingerprint: str,
     tags: Mapping[str, str],
 ) -> TrackedRun:
-    """The MLflow run of a fingerprint; made, with the training section as parameters, if new.
+    """The MLflow run of a fingerprint; made, with its settings as parameters, if new.
 
     Args:
         root: Folder of all tables.
-        settings: Registry section for the store, training section for the parameters.
+        settings: Registry section for the store; parameters are the training section's, and
+            those of split, item graph and soft targets under dotted names.
         name: What the run is called, such as its date.
         fingerprint: Digest of inputs, settings and code.
         tags: Further tags of a new run.
@@ -200,6 +201,8 @@ def track(
     all_tags = {FINGERPRINT_TAG: fingerprint, **tags}
     run = found[0] if found else client.create_run(experiment, tags=all_tags, run_name=name)
     values = settings.training.model_dump()
+    if not found:  # a fingerprint names its tables, which others' settings may have made
+        values |= settings.dotted("split", "item_graph", "soft_targets")
     client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in values.items()])
     return TrackedRun(client, run.info.run_id)
 

@@ -109,9 +109,9 @@ def root(tmp_path, publish_rows):
     return tmp_path
 
 
-def screen_of(show, root) -> str:
+def screen_of(show, root, *more) -> str:
     screen = io.StringIO()
-    show(root, DS, Console(file=screen, width=160))
+    show(root, DS, *more, Console(file=screen, width=160))
     return screen.getvalue()
 
 
@@ -151,13 +151,18 @@ def test_a_dry_run_of_the_gate_says_so(root, publish_rows):
 
 
 def test_a_household_is_shown_by_product_names_most_bought_first(root):
-    lines = screen_of(show_household, root).splitlines()
+    lines = screen_of(show_household, root, "catalogue/products.parquet").splitlines()
     assert "Household 7 on 2017-10-31: 5 purchases" in lines[1]
     (first,) = (line for line in lines if "3 × Pears" in line)
     (second,) = (line for line in lines if "2 × Plums" in line)
     assert "1. Plums (bought before)" in first
     assert "2. 99" in second
     assert lines.index(first) < lines.index(second)
+
+
+def test_without_names_a_household_is_shown_by_ids(root):
+    for no_file in ("", "absent.parquet"):
+        assert "3 × 22" in screen_of(show_household, root, no_file)
 
 
 def test_the_nights_pages_are_named_where_there_are_some(root, monkeypatch):

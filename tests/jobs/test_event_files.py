@@ -149,6 +149,13 @@ def test_extra_columns_fail_where_settings_say_so(folder, look):
         look(extra_columns="fail")
 
 
+def test_an_extra_column_fails_in_whatever_line_it_comes(folder, look):
+    (folder / "a.jsonl").write_text(1_000 * JSON + JSON.replace("{", '{"price": 1, '))
+    assert look()[0].extra_columns == []
+    with pytest.raises(DataError, match=r"a\.jsonl with the unknown columns price"):
+        look(extra_columns="fail")
+
+
 @pytest.mark.parametrize(
     ("column", "values", "found"),
     [

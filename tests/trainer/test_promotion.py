@@ -156,7 +156,8 @@ def test_a_decided_night_stays_decided(registry, night_of, capsys):
     night = night_of(GOOD)
     ledger = run(night)
     assert run(again(night)) == ledger
-    line = capsys.readouterr().out.splitlines()[-1]
+    closing, line = capsys.readouterr().out.splitlines()[-2:]
+    assert closing.startswith("promotions 2017-10-31: unchanged since 1 rows in ")
     assert line.startswith("promotion 2017-10-31: unchanged, promote of version 1 stands")
 
 

@@ -52,6 +52,7 @@ def test_a_run_holds_settings_tags_and_a_curve_per_metric(root):
         run.log_epoch(2, EPOCH | {"train_loss": 2.0})
     found = run.client.get_run(run.id)
     assert found.data.params["epochs"] == "3"
+    assert found.data.params["item_graph.normaliser"] == "cosine"
     assert found.data.tags["ds"] == "2017-10-31"
     curve = run.client.get_metric_history(run.id, "train_loss")
     assert [(m.step, m.value) for m in curve] == [(1, 2.5), (2, 2.0)]
