@@ -66,7 +66,7 @@ def train(root: Path, ds: date, settings: Settings, resume: ResumeState) -> Trai
         return {"validation_ndcg_10": ndcg_10(backbone, validation, evaluation)}
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-        print(epoch_line(epoch, metrics, has_validation=True), flush=True)
+        print(epoch_line(epoch, metrics), flush=True)
 
     progress = Fitting(
         backbone,

@@ -211,14 +211,11 @@ class Fitting:
         num_examples, seconds = sums.pop("num_examples"), sums.pop("seconds")
         metrics = {name: value / num_examples for name, value in sums.items()}
         started = time.monotonic()
-        metrics["validation_ndcg_10"] = 0.0
         if self.validate and self.ranks.is_first:
             metrics |= self.validate()
         metrics["seconds"] = round(seconds + time.monotonic() - started, 3)
         metrics = self.ranks.from_first(metrics)
-        best = progress.epochs[progress.best_epoch - 1] if progress.best_epoch else None
-        is_best = best is None or metrics["validation_ndcg_10"] > best["validation_ndcg_10"]
-        if self.validate is None or is_best:
+        if self.validate is None or self._is_best(metrics):
             progress.best_epoch = progress.epoch
             progress.best_weights = copy_weights(self.backbone)
         progress.epochs.append(metrics)
@@ -226,6 +223,11 @@ class Fitting:
             self.on_epoch(progress.epoch, metrics)
         progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
         self._save()
+
+    def _is_best(self, metrics: dict[str, float]) -> bool:
+        epochs, best = self.progress.epochs, self.progress.best_epoch
+        name = "validation_ndcg_10"
+        return best == 0 or metrics[name] > epochs[best - 1][name]
 
     def _save(self) -> None:
         self.resume.save(self.progress, self.backbone, self.optimiser, self.ranks)

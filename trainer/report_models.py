@@ -118,7 +118,9 @@ def training(ds: date, tables: Tables, run: TrackedRun | None) -> Section:
         "items": f"{row['num_items']:,}",
         "trained until": str(row["trained_until"]),
         "best epoch": str(row["best_epoch"]),
-        "NDCG@10 on validation": number(row["validation_ndcg_10"]),
+        "NDCG@10 on validation": number(row["validation_ndcg_10"])
+        if row["validation_ndcg_10"]
+        else NONE,
         "weights": row["weights_sha256"][:12],
         "commit": (provenance.get("commit") or NONE)[:12],
         "MLflow run": run.id if run else NONE,

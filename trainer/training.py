@@ -115,7 +115,7 @@ def fit(
         return {"validation_ndcg_10": ndcg} | losses
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-        print(epoch_line(epoch, metrics, has_validation=len(validation) > 0), flush=True)
+        print(epoch_line(epoch, metrics), flush=True)
         assert tracked is not None
         tracked.log_epoch(epoch, metrics)
 
@@ -133,14 +133,16 @@ def fit(
     return progress
 
 
-def epoch_line(epoch: int, metrics: dict[str, float], *, has_validation: bool) -> str:
+def epoch_line(epoch: int, metrics: dict[str, float]) -> str:
     """`epoch 3: loss 4.3120 (confidence 2.1, distribution 5.9), validation ndcg@10 0.05, 9 s`."""
-    validation = f"validation ndcg@10 {metrics['validation_ndcg_10']:.4f}, "
+    validation = ""
+    if "validation_ndcg_10" in metrics:
+        validation = f"validation ndcg@10 {metrics['validation_ndcg_10']:.4f}, "
     return (
         f"epoch {epoch}: loss {metrics['train_loss']:.4f} "
         f"(confidence {metrics['train_confidence']:.4f}, "
         f"distribution {metrics['train_distribution']:.4f}), "
-        f"{validation if has_validation else ''}{metrics['seconds']:.1f} s"
+        f"{validation}{metrics['seconds']:.1f} s"
     )
 
 
@@ -182,7 +184,7 @@ def _row(
         "num_items": backbone.num_items,
         "trained_until": sequences.facts.trained_until,
         "best_epoch": best,
-        "validation_ndcg_10": progress.epochs[best - 1]["validation_ndcg_10"],
+        "validation_ndcg_10": progress.epochs[best - 1].get("validation_ndcg_10", 0.0),
         "items_digest": digests[ITEMS.table],
         "sequences_digest": digests[SEQUENCES.table],
         "soft_targets_digest": digests[SOFT_TARGETS.table],

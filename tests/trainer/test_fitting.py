@@ -132,8 +132,10 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(tm
 
 
 def test_without_validation_all_epochs_are_trained_and_the_last_is_kept(tmp_path):
-    progress = fitting(tmp_path, epochs=4, patience=1)[0].run()
+    run, told = fitting(tmp_path, epochs=4, patience=1)
+    progress = run.run()
     assert (len(progress.epochs), progress.best_epoch) == (4, 4)
+    assert [name for _, metrics in told for name in metrics if "validation" in name] == []
 
 
 def test_a_loss_that_is_not_finite_names_epoch_step_and_what_to_change(tmp_path):
