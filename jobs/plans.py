@@ -32,12 +32,12 @@ from schemas.settings import SparkSettings
 Plan = Literal["broadcast", "blocked"]
 
 
-def choose_plan(graph_bytes: int, settings: SparkSettings) -> tuple[Plan, str]:
-    """The plan for a graph of this size, and why."""
-    size, limit = f"graph of {graph_bytes / 2**20:,.1f} MiB", settings.broadcast_limit_mb
+def choose_plan(what: str, num_bytes: int, settings: SparkSettings) -> tuple[Plan, str]:
+    """The plan for a matrix of this size that all tasks need, and why."""
+    size, limit = f"{what} of {num_bytes / 2**20:,.1f} MiB", settings.broadcast_limit_mb
     if settings.plan != "auto":
         return settings.plan, f"{size}; spark.plan asks for it"
-    is_small = graph_bytes <= limit * 2**20
+    is_small = num_bytes <= limit * 2**20
     comparison = f"{size} {'≤' if is_small else '>'} spark.broadcast_limit_mb = {limit}"
     return "broadcast" if is_small else "blocked", comparison
 

@@ -72,7 +72,7 @@ def main(night: Night) -> None:
     staging.mkdir()
     work = Work(settings, staging, tuple(graph.files), tuple(items.files), num_items)
     (graph_bytes,) = run_tasks(spark, share_graph, [work])
-    plan, reason = choose_plan(graph_bytes, night.settings.spark)
+    plan, reason = choose_plan("graph", graph_bytes, night.settings.spark)
     print(f"soft_targets: {plan} plan: {reason}", flush=True)
     clock.lap("share_graph")
     shapes, trace, shuffled = propagate_items(
@@ -85,8 +85,12 @@ def main(night: Night) -> None:
     run_tasks(spark, share_item_rows, [work])
     user_shapes: list[Shape] = []
     if settings.user_seeds:
-        user_shapes, user_shuffled = mix_users(spark, plan, users, work, limit_mb)
+        num_bytes = work.item_rows.num_bytes()
+        user_plan, why = choose_plan("items' rows", num_bytes, night.settings.spark)
+        print(f"soft_targets: {user_plan} plan for users: {why}", flush=True)
+        user_shapes, user_shuffled = mix_users(spark, user_plan, users, work, limit_mb)
         shuffled += user_shuffled
+        draft.notes |= {"user_plan": user_plan, "user_plan_reason": why}
     clock.lap("users")
     counts = run_tasks(spark, partial(count_hits, work=work), users)
     draft.notes |= {"plan": plan, "plan_reason": reason, "shuffled_bytes": shuffled}

@@ -3,10 +3,14 @@
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
 
-UNFIT = "unfit"
-"""Type of the error of values that do not fit together."""
+
+class UnfitError(ValueError):
+    """A value that does not fit another one; `load` makes a SettingsError of it."""
+
+    def __init__(self, key: str, found: Any, expected: str) -> None:
+        super().__init__(f"{key} = {found}; expected {expected}")
+        self.key, self.found, self.expected = key, found, expected
 
 
 class Frozen(BaseModel):
@@ -20,12 +24,6 @@ class Frozen(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
     )
-
-
-def unfit(key: str, found: Any, expected: str) -> PydanticCustomError:
-    """The error of a value that does not fit another one, as `load` tells it."""
-    context = {"key": key, "found": found, "expected": expected}
-    return PydanticCustomError(UNFIT, "{key} = {found}; expected {expected}", context)
 
 
 class EventsSettings(Frozen):

@@ -19,7 +19,6 @@ from pydantic import Field, ValidationError, model_validator
 
 from schemas.errors import SettingsError
 from schemas.jobs_settings import (
-    UNFIT,
     EventsSettings,
     Frozen,
     HealthSettings,
@@ -29,7 +28,7 @@ from schemas.jobs_settings import (
     SoftTargetsSettings,
     SparkSettings,
     SplitSettings,
-    unfit,
+    UnfitError,
 )
 from schemas.trainer_settings import (
     EvaluationSettings,
@@ -87,7 +86,7 @@ class ScheduleSettings(Frozen):
         try:
             date.fromisoformat(self.start_date)
         except ValueError as error:
-            raise unfit(
+            raise UnfitError(
                 "schedule.start_date", repr(self.start_date), "a day, YYYY-MM-DD"
             ) from error
         return self
@@ -106,7 +105,7 @@ class AlertsSettings(Frozen):
     @model_validator(mode="after")
     def _mail_has_an_address(self) -> Self:
         if self.channel == "smtp" and not self.to.strip():
-            raise unfit("alerts.to", "''", "an address for alerts.channel = smtp")
+            raise UnfitError("alerts.to", "''", "an address for alerts.channel = smtp")
         return self
 
 
@@ -233,11 +232,10 @@ def allowed(property: Mapping[str, Any]) -> str:
 
 def _explain(error: ValidationError, source: Path | None) -> SettingsError:
     first = error.errors()[0]
-    if first["type"] == UNFIT:
-        of = first["ctx"]
-        return SettingsError(
-            f"{of['key']} = {of['found']}", of["expected"], _where(of["key"], source)
-        )
+    unfit = first.get("ctx", {}).get("error")
+    if isinstance(unfit, UnfitError):
+        where = _where(unfit.key, source)
+        return SettingsError(f"{unfit.key} = {unfit.found}", unfit.expected, where)
     key = ".".join(str(part) for part in first["loc"][:2])
     known = properties()
     siblings = [k for k in known if k.startswith(f"{first['loc'][0]}.")] or {

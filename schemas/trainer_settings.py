@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.jobs_settings import Frozen, unfit
+from schemas.jobs_settings import Frozen, UnfitError
 
 
 class TrainingSettings(Frozen):
@@ -98,7 +98,7 @@ class TrainingSettings(Frozen):
     def _heads_share_the_width(self) -> Self:
         if self.backbone == "sasrec" and self.width % self.num_heads:
             expected = f"a divisor of training.width = {self.width}"
-            raise unfit("training.num_heads", self.num_heads, expected)
+            raise UnfitError("training.num_heads", self.num_heads, expected)
         return self
 
 
@@ -118,7 +118,7 @@ class EvaluationSettings(Frozen):
     def _a_heavy_user_is_no_light_one(self) -> Self:
         if self.heavy_history < self.light_history:
             expected = f"at least evaluation.light_history = {self.light_history}"
-            raise unfit("evaluation.heavy_history", self.heavy_history, expected)
+            raise UnfitError("evaluation.heavy_history", self.heavy_history, expected)
         return self
 
 

@@ -8,10 +8,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
 from schemas.errors import DataError
@@ -20,7 +18,7 @@ from trainer.backbones import Backbone
 from trainer.batches import Batch, TrainingWindows
 from trainer.checkpointing import Progress, ResumeState, copy_weights
 from trainer.examples import LossParts, Output
-from trainer.losses import DRAW_NEGATIVES, LOSSES
+from trainer.losses import DRAW_NEGATIVES, LOSSES, draws_of
 from trainer.ranks import Ranks
 from trainer.sampled_losses import log_sampling
 
@@ -140,20 +138,8 @@ class Fitting:
             hidden_BLD = self.backbone(batch.items_BL)
         hidden_ND = hidden_BLD.float().flatten(0, 1)[batch.positions_N]
         output = Output(*self.backbone.output(), self.log_sampling_V)
-        with self._same_draws_on_every_rank():
+        with draws_of(self.settings, self._num_steps, self.device):
             return LOSSES[self.settings.loss](hidden_ND, output, batch.examples, self._softened())
-
-    @contextmanager
-    def _same_draws_on_every_rank(self) -> Iterator[None]:
-        """Negatives depend on seed and step alone; dropout goes on where it was."""
-        if self.settings.loss not in DRAW_NEGATIVES:
-            yield
-            return
-        entropy = (self.settings.seed, self._num_steps)
-        state = np.random.SeedSequence(entropy).generate_state(1)
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(state[0]))
-            yield
 
     def _softened(self) -> TrainingSettings:
         """The settings with λ1 and λ2 as they are at this step."""

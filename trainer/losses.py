@@ -5,9 +5,12 @@ mean over examples with its two parts. None builds a dense soft label, and none 
 of all examples: see `trainer/full_losses.py` and `trainer/sampled_losses.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from schemas.settings import TrainingSettings
@@ -35,3 +38,18 @@ USE_SOFT_TARGETS = frozenset({"soft_labels", "decoupled"})
 
 DRAW_NEGATIVES = frozenset({"sampled_softmax", "bce", "gbce", "bpr"})
 """The losses that draw negatives, by `training.negative_power`."""
+
+
+@contextmanager
+def draws_of(settings: TrainingSettings, step: int, device: torch.device) -> Iterator[None]:
+    """Inside, negatives depend on seed and step alone: all ranks draw the same.
+
+    Whatever else is random, such as dropout, goes on after it where it was before.
+    """
+    if settings.loss not in DRAW_NEGATIVES:
+        yield
+        return
+    seed = int(np.random.SeedSequence((settings.seed, step)).generate_state(1)[0])
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -18,7 +18,7 @@ def test_the_plan_follows_from_the_measured_size_unless_it_is_forced(
     num_bytes, changes, plan, reason
 ):
     settings = SparkSettings(broadcast_limit_mb=1, **changes)
-    assert choose_plan(num_bytes, settings) == (plan, reason)
+    assert choose_plan("graph", num_bytes, settings) == (plan, reason)
 
 
 def test_blocks_cover_all_items_and_hold_about_equal_entries():

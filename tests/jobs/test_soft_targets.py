@@ -186,6 +186,8 @@ def test_op20_the_blocked_plan_publishes_the_same_rows(
     spark_settings["plan"] = "blocked"
     found = run(top_k=2).manifest
     assert (expected.notes["plan"], found.notes["plan"]) == ("broadcast", "blocked")
+    assert (expected.notes["user_plan"], found.notes["user_plan"]) == ("broadcast", "blocked")
+    assert "items' rows of 0.0 MiB" in found.notes["user_plan_reason"]
     assert found.content_digest == expected.content_digest
     for name in ("residual", "active", "held"):
         steps = ([step[name] for step in m.notes["iterations"]] for m in (found, expected))
