@@ -171,7 +171,8 @@ def test_what_failed_without_an_error_of_its_own_has_a_name_too(described):
     ]
 
 
-def test_op21_every_alert_has_its_entry_in_the_runbook_and_every_entry_its_alert(described):
+def test_op21_every_alert_has_its_entry_in_the_runbook_and_all_entries_but_one_an_alert(described):
     runbook = Path(__file__).parent.parent.parent / "docs" / "runbook.md"
     headings = re.findall(r"^## (\w+)$", runbook.read_text(), re.MULTILINE)
-    assert sorted(headings) == sorted(described["names"])
+    no_alert_says_so = "BadChampion"
+    assert sorted(headings) == sorted([*described["names"], no_alert_says_so])
