@@ -3,7 +3,8 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from jobs import soft_targets
+from jobs import plans, soft_targets
+from jobs.blocked import propagate_blocked
 from schemas.errors import DataError
 from schemas.item_graph import ITEM_GRAPH
 from schemas.items import ITEMS
@@ -181,7 +182,15 @@ def test_the_manifest_says_how_far_the_targets_can_be_trusted(small_night, run):
 def test_op20_the_blocked_plan_publishes_the_same_rows(
     small_night, run, spark_settings, monkeypatch
 ):
+    states = []
+
+    def watched(*arguments):
+        found = propagate_blocked(*arguments)
+        states.append(found[0])
+        return found
+
     monkeypatch.setattr(soft_targets, "TASKS_PER_CORE", 1)
+    monkeypatch.setattr(plans, "propagate_blocked", watched)
     expected = run(top_k=2).manifest
     spark_settings["plan"] = "blocked"
     found = run(top_k=2).manifest
@@ -195,6 +204,8 @@ def test_op20_the_blocked_plan_publishes_the_same_rows(
     assert found.notes["item"] == expected.notes["item"]
     assert found.notes["user"] == expected.notes["user"]
     assert found.notes["shuffled_bytes"] > 0 == expected.notes["shuffled_bytes"]
+    # Checkpointed: what computed the last states does not reach back to the first.
+    assert [of_run.isCheckpointed() for of_run in states] == [True]
 
 
 def test_a_graph_of_another_catalogue_is_an_error(small_night, edges, run):
