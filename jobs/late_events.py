@@ -5,6 +5,7 @@ from datetime import date, timedelta
 
 from jobs.event_files import event_folder, file_names
 from schemas.command import Night
+from schemas.errors import CorruptPartitionError
 from schemas.events import EVENTS
 from schemas.interactions import INTERACTIONS
 from schemas.partitions import MANIFEST, POINTER, current_run, partition_path, published_dates
@@ -23,8 +24,11 @@ def days_changed_since(night: Night) -> list[date]:
 def _has_changed(night: Night, day: date) -> bool:
     folder = event_folder(night.root, day, night.settings.events)
     published = partition_path(night.root, INTERACTIONS, day)
-    run_folder = published / f"run={current_run(published)}"
-    manifest = json.loads((run_folder / MANIFEST).read_text())
+    try:
+        run_folder = published / f"run={current_run(published)}"
+        manifest = json.loads((run_folder / MANIFEST).read_text())
+    except (CorruptPartitionError, FileNotFoundError, ValueError):
+        return False  # it is named by whoever reads it
     known = {of["run"] for of in manifest["inputs"] if of["table"] == EVENTS.table}
     names = file_names(folder) if folder.is_dir() else []
     since = (published / POINTER).stat().st_mtime

@@ -257,6 +257,21 @@ def test_op15_what_is_delivered_late_is_told_by_name_and_taken_in_on_demand(
     assert "changed after" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("damaged", ["CURRENT", "manifest.json"])
+def test_a_damaged_day_that_is_not_read_is_left_to_those_who_read_it(
+    make_night, deliver, tmp_path, spark, damaged
+):
+    early = date(2017, 10, 30)
+    deliver(HEADING + "u,i,2017-10-30,buy,1\n", ds=early)
+    main(make_night(ds=early))
+    run_folder = get(tmp_path, INTERACTIONS, early).path
+    folder = run_folder.parent if damaged == "CURRENT" else run_folder
+    (folder / damaged).write_text("{")
+    deliver(HEADING + GOOD)
+    main(make_night())
+    assert get(tmp_path, INTERACTIONS, DS).manifest.rows == 1
+
+
 def test_op15_an_empty_day_to_catch_up_on_fails_by_name(make_night, deliver, tmp_path):
     deliver(HEADING, ds=date(2017, 10, 30))
     deliver(HEADING + GOOD)
