@@ -144,7 +144,7 @@ def _gains(cell: Cell) -> Iterator[Finding]:
 def _tally(findings: Sequence[Finding]) -> Finding:
     """Wins and losses against the better baseline, one such finding a cell."""
     starts = [f"{METHOD} against {other}, ndcg@10: " for other in BASELINES]
-    whats = [one.what.removeprefix(s) for one in findings for s in starts if s in one.what]
+    whats = [one.what.removeprefix(s) for one in findings for s in starts if one.what.startswith(s)]
     wins, losses = (sum(what.startswith(v) for what in whats) for v in ("win", "loss"))
     what = f"cells that {METHOD} wins by ndcg@10, and loses; {NUM_CELLS} are to be compared"
     return Finding(ALL, what, f"{wins} of {len(whats)}", f"{losses} lost", wins, " wins")

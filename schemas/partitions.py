@@ -110,19 +110,18 @@ def current_run(folder: Path) -> str:
         CorruptPartitionError: The pointer is no pointer.
     """
     try:
-        return _read_pointer(folder)["run"]
+        return _read_pointer(folder, "the stage of this table")["run"]
     except FileNotFoundError:
         return ""
 
 
-def _read_pointer(folder: Path) -> dict[str, str]:
+def _read_pointer(folder: Path, stage: str) -> dict[str, str]:
     file = folder / POINTER
     try:
         pointer = json.loads(file.read_text())
         return {name: str(pointer[name]) for name in ("run", "manifest_sha256")}
     except (ValueError, KeyError, TypeError) as error:
-        table, day = folder.parents[1].name, folder.name
-        fix = f"run the stage of {table} again for {day}"
+        fix = f"re-run {stage} for this date, or restore the file"
         raise CorruptPartitionError(f"{file} damaged", "a run and its digest", fix) from error
 
 
@@ -134,7 +133,7 @@ def find(root: Path, contract: Contract, ds: date) -> Partition | None:
     """
     folder = partition_path(root, contract, ds)
     try:
-        pointer = _read_pointer(folder)
+        pointer = _read_pointer(folder, f"python -m {contract.stage}")
     except FileNotFoundError:
         return None
     path = folder / f"run={pointer['run']}"

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -123,7 +123,9 @@ def locked(path: Path) -> Iterator[None]:
 def _move_pointer(run: Draft, manifest_sha256: str) -> None:
     folder = run.path.parent
     with locked(folder / ".lock"):
-        current = _current_or_none(folder)
+        current = ""
+        with suppress(CorruptPartitionError):  # this mends it
+            current = current_run(folder)
         if current > run.token:
             raise StaleWriterError(
                 f"run {current} of {folder} already published",
@@ -134,14 +136,6 @@ def _move_pointer(run: Draft, manifest_sha256: str) -> None:
         _write_durably(folder / f".{POINTER}.{run.token}", text)
         (folder / f".{POINTER}.{run.token}").replace(folder / POINTER)
         fsync(folder)
-
-
-def _current_or_none(folder: Path) -> str:
-    """The current run; empty too where the pointer is damaged and about to be mended."""
-    try:
-        return current_run(folder)
-    except CorruptPartitionError:
-        return ""
 
 
 def _write_durably(path: Path, text: str) -> None:

@@ -157,8 +157,8 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     source = path or (default if default.exists() else None)
     values = _read_toml(source) if source else {}
     for variable, text in environment.items():
-        if section := _section_of(variable):
-            key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__", 1)[1]
+        section, key = _address(variable)
+        if section:
             of_section = values.setdefault(section, {})
             if not isinstance(of_section, dict):
                 raise SettingsError(f"{section} = {of_section!r}", f"[{section}]", str(source))
@@ -169,22 +169,23 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
         raise _explain(error, source) from error
 
 
-def _section_of(variable: str) -> str:
-    """The section that an environment variable sets something in; empty where it is none of ours.
+def _address(variable: str) -> tuple[str, str]:
+    """Section and key that an environment variable sets; both empty where it is no setting's.
 
     Raises:
         SettingsError: It has one underscore where two belong.
     """
     if not variable.startswith(ENVIRONMENT_PREFIX):
-        return ""
+        return "", ""
     rest = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
     if "__" in rest:
-        return rest.split("__", 1)[0]
+        section, key = rest.split("__", 1)
+        return section, key
     for name in properties():
         if rest == name.replace(".", "_"):
             expected = ENVIRONMENT_PREFIX + name.upper().replace(".", "__")
-            raise SettingsError(f"the variable {variable}", expected, "two underscores")
-    return ""
+            raise SettingsError(f"the variable {variable}", expected, "rename it")
+    return "", ""
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

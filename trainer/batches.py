@@ -27,9 +27,9 @@ from trainer.histories import Histories
 from trainer.soft_targets import SoftTargets
 
 BATCHES_PER_BUCKET = 16
+"""Batches over which windows are sorted by length, so that a batch's windows are about as long."""
 COUNTED_AT_ONCE = 1_000_000
 """Positions of a flat file that are in memory while targets are counted."""
-"""Batches over which windows are sorted by length, so that a batch's windows are about as long."""
 
 
 @dataclass(frozen=True)

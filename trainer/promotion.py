@@ -70,7 +70,8 @@ def main(night: Night) -> None:
         words = promote(night, registry, journal)
         champion = registry.champion()
     serving = f"version {champion.number} of {champion.ds}" if champion else "none"
-    if words.startswith("unchanged") and (ledger := find(night.root, PROMOTIONS, night.ds)):
+    ledger = find(night.root, PROMOTIONS, night.ds)
+    if ledger and ledger.manifest.run != night.token:
         print(closing_line(ledger, "unchanged since"), flush=True)
     print(f"promotion {night.ds}: {words}; champion: {serving}", flush=True)
 
