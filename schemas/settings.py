@@ -64,15 +64,14 @@ __all__ = [
 ]
 
 ENVIRONMENT_PREFIX = "PENUMBRA_"
-CRON = r"^(@\w+|\S+( \S+){4})$"
 
 
 class ScheduleSettings(Frozen):
-    cron: str = Field("0 2 * * *", pattern=CRON)
+    cron: str = "0 2 * * *"
     """When a night starts (UTC); it handles the day that ended before."""
     start_date: str = Field("2000-01-01", pattern=r"^\d{4}-\d{2}-\d{2}$")
     """First day the schedule knows; Airflow runs no task of an earlier one."""
-    freshness_cron: str = Field("30 * * * *", pattern=CRON)
+    freshness_cron: str = "30 * * * *"
     """When the champion's freshness is looked at (UTC)."""
     retries: int = Field(3, ge=0)
     """Retries after an infrastructure error; data errors are never retried."""
@@ -82,7 +81,12 @@ class ScheduleSettings(Frozen):
     """How long a run waits before it looks for another's end again; Airflow loses hastier tasks."""
 
     @model_validator(mode="after")
-    def _the_first_day_exists(self) -> Self:
+    def _times_are_times(self) -> Self:
+        for key in ("cron", "freshness_cron"):
+            cron = getattr(self, key)
+            if len(cron.split()) != 5 and not cron.startswith("@"):
+                expected = "minute, hour, day, month and weekday, such as 0 2 * * *"
+                raise UnfitError(f"schedule.{key}", repr(cron), expected)
         try:
             date.fromisoformat(self.start_date)
         except ValueError as error:

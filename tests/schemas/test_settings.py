@@ -56,7 +56,7 @@ def test_a_bad_setting_names_its_key_and_what_is_allowed(tmp_path, line, message
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[schedule]\ncron = 'foo'", r"schedule\.cron = 'foo'; expected string, matching"),
+        ("[schedule]\ncron = 'foo'", r"schedule\.cron = 'foo'; expected minute, hour"),
         ("[schedule]\nstart_date = '2017-99-01'", r"schedule\.start_date = '2017-99-01'; expec"),
         ("[alerts]\nchannel = 'smtp'", r"alerts\.to = ''; expected an address for alerts\.chan"),
         ("[evaluation]\nlight_history = 60", r"evaluation\.heavy_history = 50; expected at leas"),
