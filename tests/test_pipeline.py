@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from demo.airflow_home import HOME_FOLDER
 from demo.load_events import NIGHTS
 from schemas.checkpoints import CHECKPOINTS
 from schemas.interactions import INTERACTIONS
@@ -103,6 +105,15 @@ def test_two_nights_publish_every_table(two_nights):
     root, printed = two_nights
     assert "Done: 2 nights, 22 tables, 22 of them new or changed." in printed
     assert all(find(root, table, ds) for table in TABLES for ds in NIGHTS)
+
+
+def test_airflow_shows_how_long_each_night_took(two_nights):
+    root, _ = two_nights
+    database = sqlite3.connect(root / HOME_FOLDER / "airflow.db")
+    query = "select (julianday(end_date) - julianday(start_date)) * 86400 from dag_run"
+    seconds = [row[0] for row in database.execute(query)]
+    database.close()
+    assert len(seconds) == len(NIGHTS) and all(5 < s < 1000 for s in seconds), seconds
 
 
 def test_each_night_leaves_a_page_under_the_root_and_in_its_mlflow_run(two_nights):
