@@ -33,7 +33,12 @@ ROW_GROUP_BYTES = 16 * 2**20
 """Of Parquet that Spark writes: tasks that read it themselves take a row group each."""
 JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 EXECUTORS_PYTHON = "spark.pyspark.python"
-LOOPBACK = {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+LOCAL = {
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    "spark.python.daemon.module": "jobs.worker_daemon",
+}
+"""Of a local master, whose workers have this code; executors get it after their daemon's start."""
 ON_EXECUTORS = {"spark.executorEnv.XDG_CACHE_HOME": "cache"}
 """Compiled loops are kept in an executor's working folder: it may write there, at home perhaps not.
 """
@@ -78,7 +83,7 @@ def session(name: str, settings: SparkSettings) -> SparkSession:
         .config("spark.ui.showConsoleProgress", "false")
     )
     options = f"{settings.conf.get(JAVA_OPTIONS, '')} {java_options()}".strip()
-    conf = (LOOPBACK if is_local else ON_EXECUTORS) | settings.conf | {JAVA_OPTIONS: options}
+    conf = (LOCAL if is_local else ON_EXECUTORS) | settings.conf | {JAVA_OPTIONS: options}
     for key, value in conf.items():
         builder = builder.config(key, value)
     with _without_greetings():

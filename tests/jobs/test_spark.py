@@ -5,13 +5,27 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from jobs.spark import _zip_code
+import pyspark
+
+from jobs.spark import _zip_code, run_tasks
 
 
 def test_a_local_session_listens_on_loopback_only_and_sends_no_code(spark):
     assert spark.conf.get("spark.driver.host") == "127.0.0.1"
     assert spark.conf.get("spark.driver.bindAddress") == "127.0.0.1"
     assert not spark.sparkContext.listFiles
+
+
+def test_workers_are_forked_with_the_installed_packages_imported(spark):
+    def look(_: int) -> tuple[str, bool]:
+        import pyspark
+        from numba.core.registry import cpu_target
+
+        return str(pyspark.__file__), bool(cpu_target.target_context._registries)
+
+    for file, is_numba_loaded in run_tasks(spark, look, range(2)):
+        assert file == pyspark.__file__
+        assert is_numba_loaded
 
 
 def test_the_archive_of_the_code_has_the_same_bytes_each_time_and_runs_from_anywhere(tmp_path):
