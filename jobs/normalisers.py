@@ -6,9 +6,10 @@ holds, a field there that `jobs/positions.py` counts.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -21,8 +22,7 @@ BM25_B = 0.75
 """How far BM25 holds an item's size against it, from 0, not at all, to 1."""
 
 
-@dataclass(frozen=True)
-class ItemWeights:
+class ItemWeights(NamedTuple):
     """What a normaliser may know about single items; vectors of V + 1, by `item_index`.
 
     With e_p = exp(-age_p / 2τ), the ageing of one of a user's n_u actions:
@@ -45,12 +45,20 @@ Normaliser = Callable[[Floats, Indices, Indices, ItemWeights], Floats]
 """(pair weights, items, neighbours, item weights), vectors of E edges, to E edge weights ≥ 0."""
 
 
-def raw(pair_weight: Floats, item: Indices, neighbour: Indices, weights: ItemWeights) -> Floats:
+@njit(cache=True)
+def _ratio(numerator, denominator):  # type: ignore[no-untyped-def]
+    """Their quotient; 0 where the denominator is 0."""
+    return numerator / denominator if denominator > 0 else 0.0
+
+
+@njit(cache=True)
+def raw(pair_weight, item, neighbour, weights):  # type: ignore[no-untyped-def]
     """w(i,j) as it is."""
     return pair_weight
 
 
-def cosine(pair_weight: Floats, item: Indices, neighbour: Indices, weights: ItemWeights) -> Floats:
+@njit(cache=True)
+def cosine(pair_weight, item, neighbour, weights):  # type: ignore[no-untyped-def]
     """w(i,j) / √(m(i) m(j)); 0 where an item's own weight is too small to be counted.
 
     By Cauchy-Schwarz at most 1, which is enforced, as weights are counted in rounded units. Where
@@ -58,10 +66,15 @@ def cosine(pair_weight: Floats, item: Indices, neighbour: Indices, weights: Item
     the columns of the user × item count matrix (Sarwar et al., Item-based collaborative filtering,
     WWW 2001, §3.1.1), since then w(i,j) = Σ_u c_ui c_uj and m(i) = Σ_u c_ui².
     """
-    return np.minimum(_ratio(pair_weight, np.sqrt(weights.own[item] * weights.own[neighbour])), 1.0)
+    own, weight = weights.own, np.empty_like(pair_weight)
+    for e in range(len(weight)):
+        mean = np.sqrt(own[item[e]] * own[neighbour[e]])
+        weight[e] = min(_ratio(pair_weight[e], mean), 1.0)
+    return weight
 
 
-def jaccard(pair_weight: Floats, item: Indices, neighbour: Indices, weights: ItemWeights) -> Floats:
+@njit(cache=True)
+def jaccard(pair_weight, item, neighbour, weights):  # type: ignore[no-untyped-def]
     """w(i,j) / (m(i) + m(j) - w(i,j)); 0 where an own weight is too small to be counted.
 
     Of binary data and whole histories it is the users of both items over the users of either
@@ -70,12 +83,16 @@ def jaccard(pair_weight: Floats, item: Indices, neighbour: Indices, weights: Ite
     denominator is at least w(i,j) and the result at most 1. Weights are counted in rounded
     units, so the bound is also enforced: else the lightest pairs could become the strongest.
     """
-    own_item, own_neighbour = weights.own[item], weights.own[neighbour]
-    either = np.maximum(own_item + own_neighbour - pair_weight, pair_weight)
-    return _ratio(pair_weight, np.where((own_item > 0) & (own_neighbour > 0), either, 0.0))
+    own, weight = weights.own, np.empty_like(pair_weight)
+    for e in range(len(weight)):
+        left, right = own[item[e]], own[neighbour[e]]
+        either = max(left + right - pair_weight[e], pair_weight[e])
+        weight[e] = _ratio(pair_weight[e], either) if left > 0 and right > 0 else 0.0
+    return weight
 
 
-def lift(pair_weight: Floats, item: Indices, neighbour: Indices, weights: ItemWeights) -> Floats:
+@njit(cache=True)
+def lift(pair_weight, item, neighbour, weights):  # type: ignore[no-untyped-def]
     """N w(i,j) / (f(i) f(j)), observed over expected; 0 where a frequency is too small.
 
     f(i) f(j) / N is the pair weight to expect of whole histories were users' weights on i
@@ -83,11 +100,15 @@ def lift(pair_weight: Floats, item: Indices, neighbour: Indices, weights: ItemWe
     implication rules for market basket data, SIGMOD 1997, where it is called interest).
     A narrower window and a smaller γ lower every lift. Rare items reach the highest ones.
     """
-    independent = weights.frequency[item] * weights.frequency[neighbour]
-    return _ratio(weights.num_users * pair_weight, independent)
+    frequency, weight = weights.frequency, np.empty_like(pair_weight)
+    for e in range(len(weight)):
+        independent = frequency[item[e]] * frequency[neighbour[e]]
+        weight[e] = _ratio(weights.num_users * pair_weight[e], independent)
+    return weight
 
 
-def pmi(pair_weight: Floats, item: Indices, neighbour: Indices, weights: ItemWeights) -> Floats:
+@njit(cache=True)
+def pmi(pair_weight, item, neighbour, weights):  # type: ignore[no-untyped-def]
     """max(0, ln lift(i,j)), positive pointwise mutual information in nats.
 
     Church & Hanks, Word association norms, mutual information, and lexicography,
@@ -98,7 +119,8 @@ def pmi(pair_weight: Floats, item: Indices, neighbour: Indices, weights: ItemWei
     return np.log(np.maximum(lift(pair_weight, item, neighbour, weights), 1.0))
 
 
-def bm25(pair_weight: Floats, item: Indices, neighbour: Indices, weights: ItemWeights) -> Floats:
+@njit(cache=True)
+def bm25(pair_weight, item, neighbour, weights):  # type: ignore[no-untyped-def]
     """idf(j) w(i,j) (k1 + 1) / (w(i,j) + k1 (1 - b + b m(i) / mean m)); 0 where no item weighs.
 
     Item i is the document, its neighbour j the term and w(i,j) the term's frequency in it
@@ -110,16 +132,21 @@ def bm25(pair_weight: Floats, item: Indices, neighbour: Indices, weights: ItemWe
     It is not symmetric, even of a symmetric graph: i → j discounts how common j is and how
     heavy i is, j → i the other way round.
     """
-    occurring = weights.own[weights.own > 0]
+    own, weight = weights.own, np.zeros_like(pair_weight)
+    occurring = own[own > 0]
     if not occurring.size:
-        return np.zeros_like(pair_weight)
+        return weight
     frequency = np.minimum(weights.frequency, weights.num_users)
     idf = np.log1p((weights.num_users - frequency + 0.5) / (frequency + 0.5))
-    size = 1 - BM25_B + BM25_B * weights.own / occurring.mean()
-    return idf[neighbour] * pair_weight * (BM25_K1 + 1) / (pair_weight + BM25_K1 * size[item])
+    size = 1 - BM25_B + BM25_B * own / occurring.mean()
+    for e in range(len(weight)):
+        saturation = pair_weight[e] + BM25_K1 * size[item[e]]
+        weight[e] = idf[neighbour[e]] * pair_weight[e] * (BM25_K1 + 1) / saturation
+    return weight
 
 
-def shrink(pair_weight: Floats, weight: Floats, shrinkage: float) -> Floats:
+@njit(cache=True)
+def shrink(pair_weight, weight, shrinkage):  # type: ignore[no-untyped-def]
     """weight · w / (w + shrinkage): the less two items meet, the less their weight is trusted.
 
     Bell & Koren, Scalable collaborative filtering with jointly derived neighborhood
@@ -134,12 +161,10 @@ def shrink(pair_weight: Floats, weight: Floats, shrinkage: float) -> Floats:
     Returns:
         E edge weights; 0 where w is 0.
     """
-    return weight * _ratio(pair_weight, pair_weight + shrinkage)
-
-
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """Their quotient; 0 where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0)
+    shrunk = np.empty_like(weight)
+    for e in range(len(weight)):
+        shrunk[e] = weight[e] * _ratio(pair_weight[e], pair_weight[e] + shrinkage)
+    return shrunk
 
 
 NORMALISERS: dict[str, Normaliser] = {

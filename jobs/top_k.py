@@ -1,12 +1,18 @@
 """Top k: the strongest entries of a row, ties to the smaller column.
 
-The one selection that item graph and propagation share. It never orders a whole row: a heap of
-the k strongest entries so far turns most of a long row away with one comparison.
+The one selection that item graph and propagation share. It never orders a whole row: one pass
+counts how many entries are how strong, roughly, and so finds out how strong the k-th is; a second
+takes all that are clearly stronger, and a heap chooses among those that are about as strong.
 """
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+NUM_LEVELS = 256
+"""Equal shares of the range from 0 to a row's strongest entry: how strong an entry is, roughly."""
+LARGEST = 1e308
+"""So that rows of values next to 0 have levels, too."""
 
 
 @njit(cache=True)
@@ -17,20 +23,29 @@ def _is_weaker(values, columns, one, other):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _sink(heap, size, at, values, columns):  # type: ignore[no-untyped-def]
-    """Lets the entry at a place of the heap sink until nothing weaker is below it."""
-    entry = heap[at]
+def _sink(heap, first, size, at, values, columns):  # type: ignore[no-untyped-def]
+    """Lets an entry of the heap in `heap[first : first + size]` sink to where none below is weaker.
+
+    The entry is the one at place `at` of that heap.
+    """
+    entry = heap[first + at]
     while True:
         child = 2 * at + 1
         if child >= size:
             break
-        if child + 1 < size and _is_weaker(values, columns, heap[child + 1], heap[child]):
-            child += 1
-        if not _is_weaker(values, columns, heap[child], entry):
+        other = child + 1
+        if other < size and _is_weaker(values, columns, heap[first + other], heap[first + child]):
+            child = other
+        if not _is_weaker(values, columns, heap[first + child], entry):
             break
-        heap[at] = heap[child]
+        heap[first + at] = heap[first + child]
         at = child
-    heap[at] = entry
+    heap[first + at] = entry
+
+
+@njit(cache=True)
+def _level(value, scale):  # type: ignore[no-untyped-def]
+    return max(int(value * scale), 0)
 
 
 @njit(cache=True)
@@ -49,19 +64,42 @@ def choose_top_k(values, columns, start, stop, k, heap):  # type: ignore[no-unty
         How many were chosen.
     """
     size = 0
-    for entry in range(start, stop):
-        if not values[entry] > 0:
-            continue
-        if size < k:
+    if stop - start <= k:
+        for entry in range(start, stop):
             heap[size] = entry
+            size += values[entry] > 0
+        return size
+    strongest = values[start]
+    for entry in range(start + 1, stop):
+        strongest = max(strongest, values[entry])
+    if not strongest > 0:
+        return 0
+    scale = min((NUM_LEVELS - 0.5) / strongest, LARGEST)
+    counts = np.zeros(NUM_LEVELS, np.int64)
+    for entry in range(start, stop):
+        counts[_level(values[entry], scale)] += 1
+    level, num_above = NUM_LEVELS - 1, 0
+    while level > 0 and num_above + counts[level] < k:
+        num_above += counts[level]
+        level -= 1
+    room, above = k - num_above, 0
+    for entry in range(start, stop):
+        own = _level(values[entry], scale)
+        if own < level or not values[entry] > 0:
+            continue
+        if own > level:
+            heap[above] = entry
+            above += 1
+        elif size < room:
+            heap[num_above + size] = entry
             size += 1
-            if size == k:
-                for at in range(k // 2 - 1, -1, -1):
-                    _sink(heap, k, at, values, columns)
-        elif _is_weaker(values, columns, heap[0], entry):
-            heap[0] = entry
-            _sink(heap, k, 0, values, columns)
-    return size
+            if size == room:
+                for at in range(room // 2 - 1, -1, -1):
+                    _sink(heap, num_above, room, at, values, columns)
+        elif _is_weaker(values, columns, heap[num_above], entry):
+            heap[num_above] = entry
+            _sink(heap, num_above, room, 0, values, columns)
+    return num_above + size
 
 
 @njit(cache=True)

@@ -1,6 +1,7 @@
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,10 +44,28 @@ def test_kept_entries_are_those_of_a_full_sort(rows, k, seed):
         assert columns[start:end] == sorted(columns[start:end])
 
 
+@pytest.mark.parametrize("unit", [5e-324, 1e-300, 1.0, 1e300, 2**50], ids=str)
+@pytest.mark.parametrize("k", [1, 7, 50])
+def test_entries_of_any_size_are_those_of_a_full_sort(unit, k):
+    draw = np.random.default_rng(k)
+    dense = np.floor(draw.lognormal(0, 2.5, (20, 200))).clip(0, 4000).astype(type(unit)) * unit
+    order = draw.permuted(np.tile(np.arange(200), (20, 1)), axis=1)
+    values = np.take_along_axis(dense, order, axis=1)
+    columns, masses, kept_ends = kept(order.ravel(), values.ravel(), k, 200 * np.arange(21))
+    found = np.zeros_like(dense)
+    found[np.repeat(np.arange(20), np.diff(kept_ends)), columns] = masses
+    np.testing.assert_array_equal(found, keep_by_sorting(dense, k))
+
+
 def test_of_equal_entries_the_smaller_columns_stay():
     columns, values, _ = kept([7, 3, 9, 1], [2.0, 2.0, 5.0, 2.0], 3)
     assert columns == [1, 3, 9]
     assert values == [2.0, 2.0, 5.0]
+
+
+def test_negative_entries_are_never_kept():
+    assert kept([0, 1, 2, 3], [-5.0, 1.0, -1e308, 3.0], 3) == ([1, 3], [1.0, 3.0], [0, 2])
+    assert kept([0, 1, 2], [-5.0, -1.0, -2.0], 2) == ([], [], [0, 0])
 
 
 def test_zeros_are_never_kept():
