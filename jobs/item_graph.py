@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyspark.sql import SparkSession
+from pyspark import SparkContext
 
 from jobs.catalogue import check_catalogue
 from jobs.edges import Pruning, write_bucket
 from jobs.normalisers import ItemWeights
 from jobs.pair_counts import fraction_bits, num_position_pairs
 from jobs.positions import FRACTION_BITS, Histories, Slice
-from jobs.spark import adopt, run_tasks, session
+from jobs.spark import adopt, context, run_tasks
 from jobs.stopwatch import Stopwatch
 from schemas.command import Night, Stage, run
 from schemas.errors import DataError
@@ -66,7 +66,7 @@ def main(night: Night) -> None:
     check_catalogue(sequences, ("item_indices",), num_items)
     slices, size = measure(sequences, settings)
     clock.lap("budget")
-    spark = session("item_graph", night.settings.spark)
+    spark = context("item_graph", night.settings.spark)
     clock.lap("start_spark")
     draft = night.draft(ITEM_GRAPH)
     staging = draft.path / "_staging"
@@ -122,7 +122,7 @@ def measure(
 
 
 def write_positions(
-    spark: SparkSession, histories: Histories, slices: Sequence[Slice], size: dict[str, int]
+    spark: SparkContext, histories: Histories, slices: Sequence[Slice], size: dict[str, int]
 ) -> tuple[NDArray[np.int64], ItemWeights]:
     """Writes all positions; returns training actions and weights of every item, V + 1 long.
 
@@ -148,7 +148,7 @@ def item_weights(
 
 
 def write_edges(
-    spark: SparkSession,
+    spark: SparkContext,
     histories: Histories,
     pruning: Pruning,
     actions: NDArray[np.int64],
@@ -156,7 +156,7 @@ def write_edges(
 ) -> dict[str, int]:
     """Writes the parts of the table to `staging` and sums up what their tasks report."""
     num_buckets = max(
-        BUCKETS_PER_CORE * spark.sparkContext.defaultParallelism,
+        BUCKETS_PER_CORE * spark.defaultParallelism,
         int(actions.sum()) // POSITIONS_PER_BUCKET,
     )
     bounds = bucket_bounds(actions, num_buckets)

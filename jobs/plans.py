@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark.sql import SparkSession
+from pyspark import SparkContext
 
 from jobs.blocked import State, cut, multiply, propagate_blocked, sum_products
 from jobs.diagnostics import Shape
@@ -43,15 +43,15 @@ def choose_plan(what: str, num_bytes: int, settings: SparkSettings) -> tuple[Pla
 
 
 def propagate_items(
-    spark: SparkSession, plan: Plan, tasks: Sequence[Seeds], work: Work, limit_mb: int
+    spark: SparkContext, plan: Plan, tasks: Sequence[Seeds], work: Work, limit_mb: int
 ) -> tuple[list[Shape], Trace, int]:
     """Propagates from all items and writes their parts; shapes, trace and shuffled bytes."""
     if plan == "broadcast":
         reports = run_tasks(spark, partial(write_items, work=work), tasks)
         return [s for s, _ in reports], join_traces([t for _, t in reports]), 0
-    spark.sparkContext.setCheckpointDir(str(work.staging / "_checkpoints"))
-    bounds = item_blocks(work.graph.open()[0], spark.sparkContext.defaultParallelism, limit_mb)
-    seeds = spark.sparkContext.parallelize(tasks, len(tasks))
+    spark.setCheckpointDir(str(work.staging / "_checkpoints"))
+    bounds = item_blocks(work.graph.open()[0], spark.defaultParallelism, limit_mb)
+    seeds = spark.parallelize(tasks, len(tasks))
     states, trace, shuffled = propagate_blocked(
         seeds.map(partial(_start, work=work)), len(tasks), work.graph, bounds, work.settings
     )
@@ -61,13 +61,13 @@ def propagate_items(
 
 
 def mix_users(
-    spark: SparkSession, plan: Plan, tasks: Sequence[Seeds], work: Work, limit_mb: int
+    spark: SparkContext, plan: Plan, tasks: Sequence[Seeds], work: Work, limit_mb: int
 ) -> tuple[list[Shape], int]:
     """Mixes all users' rows and writes their parts; shapes and shuffled bytes."""
     if plan == "broadcast":
         return run_tasks(spark, partial(write_users, work=work), tasks), 0
-    bounds = item_blocks(work.item_rows.open()[0], spark.sparkContext.defaultParallelism, limit_mb)
-    seeds = spark.sparkContext.parallelize(tasks, len(tasks))
+    bounds = item_blocks(work.item_rows.open()[0], spark.defaultParallelism, limit_mb)
+    seeds = spark.parallelize(tasks, len(tasks))
     products = multiply(
         seeds.flatMap(partial(_mass_of_users, work=work, bounds=bounds)), work.item_rows, bounds
     )

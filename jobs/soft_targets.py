@@ -23,7 +23,7 @@ from jobs.diagnostics import Shape, summary
 from jobs.plans import choose_plan, mix_users, propagate_items
 from jobs.propagation import Trace
 from jobs.seed_parts import Seeds, Work, count_hits, share_graph, share_item_rows
-from jobs.spark import adopt, run_tasks, session
+from jobs.spark import adopt, context, run_tasks
 from jobs.stopwatch import Stopwatch
 from schemas.command import Night, Stage, run
 from schemas.errors import DataError
@@ -64,8 +64,8 @@ def main(night: Night) -> None:
     num_items, limit_mb = items.manifest.rows, night.settings.spark.broadcast_limit_mb
     check_catalogue(graph, ("item_index", "neighbour_index"), num_items)
     check_catalogue(sequences, ("item_indices",), num_items)
-    spark = session("soft_targets", night.settings.spark)
-    cores = spark.sparkContext.defaultParallelism
+    spark = context("soft_targets", night.settings.spark)
+    cores = spark.defaultParallelism
     clock.lap("start_spark")
     draft = night.draft(SOFT_TARGETS)
     staging = draft.path / "_staging"

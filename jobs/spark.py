@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from pyspark import SparkFiles
+from pyspark import SparkConf, SparkContext, SparkFiles
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
@@ -33,6 +33,20 @@ ROW_GROUP_BYTES = 16 * 2**20
 """Of Parquet that Spark writes: tasks that read it themselves take a row group each."""
 JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 EXECUTORS_PYTHON = "spark.pyspark.python"
+ALWAYS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",
+    "spark.sql.caseSensitive": "true",
+    "spark.sql.legacy.parquet.nanosAsLong": "true",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.parquet.compression.codec": "zstd",
+    "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+}
+"""Of any master; `spark.conf` of the settings may say otherwise."""
 LOCAL = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
@@ -61,38 +75,38 @@ def session(name: str, settings: SparkSettings) -> SparkSession:
     Raises:
         MissingProgramError: There is no Java 17 or 21.
     """
-    is_local = settings.master.startswith("local")
+    context(name, settings)
+    return SparkSession.builder.config(map=_conf(name, settings)).getOrCreate()
+
+
+def context(name: str, settings: SparkSettings) -> SparkContext:
+    """Spark without its SQL, whose start takes a second: enough for `run_tasks`. As `session`."""
     os.environ["JAVA_HOME"] = str(find_java_home())
     os.environ["PYSPARK_PYTHON"] = settings.conf.get(EXECUTORS_PYTHON, sys.executable)
-    builder = (
-        SparkSession.builder.appName(f"penumbra {name}")
-        .master(settings.master)
-        .config("spark.driver.memory", settings.driver_memory)
-        .config("spark.sql.shuffle.partitions", settings.shuffle_partitions)
-        .config("spark.sql.session.timeZone", "UTC")
-        .config("spark.sql.ansi.enabled", "true")
-        .config("spark.sql.caseSensitive", "true")
-        .config("spark.sql.legacy.parquet.nanosAsLong", "true")
-        .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
-        .config("spark.sql.parquet.compression.codec", "zstd")
-        .config("spark.hadoop.parquet.block.size", ROW_GROUP_BYTES)
-        .config("spark.sql.sources.parallelPartitionDiscovery.threshold", 100_000)
-        .config("spark.sql.execution.arrow.pyspark.enabled", "true")
-        .config("spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
-        .config("spark.ui.enabled", "false")
-        .config("spark.ui.showConsoleProgress", "false")
-    )
-    options = f"{settings.conf.get(JAVA_OPTIONS, '')} {java_options()}".strip()
-    conf = (LOCAL if is_local else ON_EXECUTORS) | settings.conf | {JAVA_OPTIONS: options}
-    for key, value in conf.items():
-        builder = builder.config(key, value)
     with _without_greetings():
-        spark = builder.getOrCreate()
-    spark.sparkContext.setLogLevel("ERROR")
-    if not is_local:
+        spark = SparkContext.getOrCreate(SparkConf().setAll(_conf(name, settings).items()))
+    spark.setLogLevel("ERROR")
+    if not _is_local(settings):
         archive = _zip_code(Path(SparkFiles.getRootDirectory()) / "code" / "penumbra.zip")
-        spark.sparkContext.addPyFile(str(archive))
+        spark.addPyFile(str(archive))
     return spark
+
+
+def _is_local(settings: SparkSettings) -> bool:
+    return settings.master.startswith("local")
+
+
+def _conf(name: str, settings: SparkSettings) -> dict[str, str]:
+    own = {
+        "spark.app.name": f"penumbra {name}",
+        "spark.master": settings.master,
+        "spark.driver.memory": settings.driver_memory,
+        "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),
+        "spark.hadoop.parquet.block.size": str(ROW_GROUP_BYTES),
+    }
+    where = LOCAL if _is_local(settings) else ON_EXECUTORS
+    options = f"{settings.conf.get(JAVA_OPTIONS, '')} {java_options()}".strip()
+    return ALWAYS | own | where | settings.conf | {JAVA_OPTIONS: options}
 
 
 def _zip_code(path: Path) -> Path:
@@ -169,9 +183,9 @@ def publish(
     return night.publish(run, ds, inputs)
 
 
-def run_tasks(spark: SparkSession, work: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
+def run_tasks(spark: SparkContext, work: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
     """Runs `work` on each of the tasks on the executors; returns what it returned, in order."""
-    tasks_on_executors = spark.sparkContext.parallelize(tasks, len(tasks))
+    tasks_on_executors = spark.parallelize(tasks, len(tasks))
     return tasks_on_executors.map(partial(_run_task, work)).collect()
 
 

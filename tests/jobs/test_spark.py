@@ -23,7 +23,7 @@ def test_workers_are_forked_with_the_installed_packages_imported(spark):
 
         return str(pyspark.__file__), bool(cpu_target.target_context._registries)
 
-    for file, is_numba_loaded in run_tasks(spark, look, range(2)):
+    for file, is_numba_loaded in run_tasks(spark.sparkContext, look, range(2)):
         assert file == pyspark.__file__
         assert is_numba_loaded
 
