@@ -1,4 +1,4 @@
-"""Normalisers: from the summed weight of a pair to the weight of an edge.
+"""Normalisers: from the summed weight of a pair to the weight of an edge, compiled.
 
 A new one is a function here with its formula, its line in `NORMALISERS`, its name in
 `ItemGraphSettings.normaliser`, and, where it needs more about single items than `ItemWeights`

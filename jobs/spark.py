@@ -80,7 +80,7 @@ def session(name: str, settings: SparkSettings) -> SparkSession:
 
 
 def context(name: str, settings: SparkSettings) -> SparkContext:
-    """Spark without its SQL, whose start takes a second: enough for `run_tasks`. As `session`."""
+    """What `session` starts, without SQL: a second less, and enough for `run_tasks`."""
     os.environ["JAVA_HOME"] = str(find_java_home())
     os.environ["PYSPARK_PYTHON"] = settings.conf.get(EXECUTORS_PYTHON, sys.executable)
     with _without_greetings():
