@@ -84,6 +84,17 @@ def test_all_formats_are_found_in_the_order_of_their_names(folder, look):
     ]
 
 
+def test_a_linked_folder_is_named_and_a_linked_file_is_read(folder, look, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "b.csv").write_text("user_id,item_id,event_time\nu,i,2017-10-31T09:00:00Z\n")
+    (folder / "a.csv").symlink_to(elsewhere / "b.csv")
+    assert [file.name for file in look()] == ["a.csv"]
+    (folder / "more").symlink_to(elsewhere)
+    with pytest.raises(DataError, match="more, a link to a folder; expected files and folders"):
+        look()
+
+
 def test_lineage_names_the_file_and_the_digest_of_its_bytes(folder, look):
     (folder / "a.csv").write_text(CSV)
     source = look()[0].as_input()
