@@ -235,6 +235,16 @@ _BEAUTY_START: dict[str, dict[str, Changes]] = {
         "label_smoothing": {"training.learning_rate": 1e-3, "training.dropout": 0.2},
         "decoupled": {EPOCHS: 4},
     },
+    "mlp": {
+        "cross_entropy": {"training.learning_rate": 5e-4},
+        "label_smoothing": {"training.learning_rate": 5e-4},
+        "decoupled": {"training.learning_rate": 5e-4},
+    },
+    "deepfm": {
+        "cross_entropy": {"training.learning_rate": 5e-4, "training.dropout": 0.5},
+        "label_smoothing": {"training.learning_rate": 5e-4, "training.dropout": 0.5},
+        "decoupled": {"training.learning_rate": 5e-4, "training.dropout": 0.5},
+    },
     "sasrec": {
         "cross_entropy": {"training.learning_rate": 1e-3, "training.dropout": 0.4},
         "label_smoothing": {"training.learning_rate": 1e-3, "training.dropout": 0.4},
