@@ -94,13 +94,12 @@ def event_files(root: Path, day: date, settings: EventsSettings) -> list[EventFi
     Raises:
         MissingInputError: The day's folder is missing, or holds no file or no row.
         DataError: A file is not of its format, lacks a column, has one of a wrong type, or has
-            one too many where `events.extra_columns = "fail"`; or a folder is a link.
+            one too many where `events.extra_columns = "fail"`; or a link leads to no file.
     """
     folder = event_folder(root, day, settings)
     if not folder.is_dir():
         fix = f"deliver the events of {day}, or point events.path elsewhere"
         raise MissingInputError(f"no folder {folder}: {day} is missing", "one folder a day", fix)
-    _refuse_linked_folders(folder)
     files = [_examine(day, folder, name, settings) for name in file_names(folder)]
     if all(file.is_empty for file in files):
         found = f"no row in the {len(files)} files of {folder}: {day} is empty"
@@ -116,25 +115,17 @@ def event_files(root: Path, day: date, settings: EventsSettings) -> list[EventFi
 
 
 def file_names(folder: Path) -> list[Path]:
-    """The data files of a day's folder, relative to it, in order."""
-    return [name for name in _shown(folder) if (folder / name).is_file()]
-
-
-def _shown(folder: Path) -> list[Path]:
-    names = [path.relative_to(folder) for path in sorted(folder.rglob("*"))]
+    """The data files of a day's folder, and its links, relative to it and in order."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() or path.is_symlink()]
+    names = [path.relative_to(folder) for path in paths]
     return [name for name in names if not any(part[0] in "_." for part in name.parts)]
-
-
-def _refuse_linked_folders(folder: Path) -> None:
-    """Nothing here follows a link to a folder, as it may lead in a circle."""
-    for path in (folder / name for name in _shown(folder)):
-        if path.is_symlink() and path.is_dir():
-            fix = "put the files there, or hide the link from Penumbra with a leading _"
-            raise DataError(f"{path}, a link to a folder", "files and folders", fix)
 
 
 def _examine(day: date, folder: Path, name: Path, events: EventsSettings) -> EventFile:
     path = folder / name
+    if not path.is_file():  # links to folders may lead in a circle, so nothing follows them
+        fix = "deliver the files themselves, or hide the link from Penumbra with a leading _"
+        raise DataError(f"{path}, a link that leads to no file", "files and folders", fix)
     suffix = next((s for s in sorted(FORMATS, key=len) if path.name.endswith(s)), None)
     if suffix is None:
         raise DataError(

@@ -32,5 +32,6 @@ def _has_changed(night: Night, day: date) -> bool:
     known = {of["run"] for of in manifest["inputs"] if of["table"] == EVENTS.table}
     names = file_names(folder) if folder.is_dir() else []
     since = (published / POINTER).stat().st_mtime
-    is_newer = any((folder / name).stat().st_mtime > since for name in names)
+    files = [folder / name for name in names if (folder / name).is_file()]
+    is_newer = any(file.stat().st_mtime > since for file in files)
     return bool(names) and (is_newer or {str(name) for name in names} != known)

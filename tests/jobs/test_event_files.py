@@ -84,15 +84,18 @@ def test_all_formats_are_found_in_the_order_of_their_names(folder, look):
     ]
 
 
-def test_a_linked_folder_is_named_and_a_linked_file_is_read(folder, look, tmp_path):
-    elsewhere = tmp_path / "elsewhere"
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere"])
+def test_a_link_is_read_where_it_leads_to_a_file_and_named_where_not(folder, look, target):
+    elsewhere = folder.parent / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "b.csv").write_text("user_id,item_id,event_time\nu,i,2017-10-31T09:00:00Z\n")
+    (elsewhere / "b.csv").write_text(CSV)
     (folder / "a.csv").symlink_to(elsewhere / "b.csv")
     assert [file.name for file in look()] == ["a.csv"]
-    (folder / "more").symlink_to(elsewhere)
-    with pytest.raises(DataError, match="more, a link to a folder; expected files and folders"):
+    (folder / "more.csv").symlink_to(folder.parent / target)
+    with pytest.raises(DataError, match="a link that leads to no file; expected files"):
         look()
+    (folder / "more.csv").rename(folder / "_more.csv")
+    assert [file.name for file in look()] == ["a.csv"]
 
 
 def test_lineage_names_the_file_and_the_digest_of_its_bytes(folder, look):
