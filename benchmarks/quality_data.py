@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from pyarrow import dataset
 
 from benchmarks.movielens import fetch
-from benchmarks.quality_space import EPOCHS, OWN, SHARED, Changes, Choices
+from benchmarks.quality_space import EPOCHS, LOSSES, OWN, SHARED, Changes, Choices
 from schemas.errors import DataError, MissingInputError
 from schemas.settings import Settings, load
 
@@ -235,16 +235,8 @@ _BEAUTY_START: dict[str, dict[str, Changes]] = {
         "label_smoothing": {"training.learning_rate": 1e-3, "training.dropout": 0.2},
         "decoupled": {EPOCHS: 4},
     },
-    "mlp": {
-        "cross_entropy": {"training.learning_rate": 5e-4},
-        "label_smoothing": {"training.learning_rate": 5e-4},
-        "decoupled": {"training.learning_rate": 5e-4},
-    },
-    "deepfm": {
-        "cross_entropy": {"training.learning_rate": 5e-4, "training.dropout": 0.5},
-        "label_smoothing": {"training.learning_rate": 5e-4, "training.dropout": 0.5},
-        "decoupled": {"training.learning_rate": 5e-4, "training.dropout": 0.5},
-    },
+    "mlp": {loss: {"training.learning_rate": 5e-4} for loss in LOSSES},
+    "deepfm": {loss: {"training.learning_rate": 5e-4, "training.dropout": 0.5} for loss in LOSSES},
     "sasrec": {
         "cross_entropy": {"training.learning_rate": 1e-3, "training.dropout": 0.4},
         "label_smoothing": {"training.learning_rate": 1e-3, "training.dropout": 0.4},

@@ -80,7 +80,11 @@ def session(name: str, settings: SparkSettings) -> SparkSession:
 
 
 def context(name: str, settings: SparkSettings) -> SparkContext:
-    """What `session` starts, without SQL: a second less, and enough for `run_tasks`."""
+    """What `session` starts, without SQL: a second less, and enough for `run_tasks`.
+
+    Raises:
+        MissingProgramError: There is no Java 17 or 21.
+    """
     os.environ["JAVA_HOME"] = str(find_java_home())
     os.environ["PYSPARK_PYTHON"] = settings.conf.get(EXECUTORS_PYTHON, sys.executable)
     with _without_greetings():
