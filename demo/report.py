@@ -23,7 +23,7 @@ from schemas.sequences import SEQUENCES
 MODELS = ("candidate", "champion", "popularity", "item_knn", "buy_again")
 METRICS = ("recall@10", "ndcg@10")
 ORDINARY_HISTORY = 100
-"""Purchases of the household that is shown: the one nearest to this many."""
+"""Actions of the user who is shown: the one nearest to this many."""
 SHOWN = 10
 
 Digests = dict[tuple[str, str], str]
@@ -45,30 +45,28 @@ def show_night(root: Path, ds: date, console: Console) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def show_household(root: Path, ds: date, names_file: str, console: Console) -> None:
-    """Prints one household's purchases beside its recommendations, by product name."""
+def show_user(root: Path, ds: date, names_file: str, console: Console) -> None:
+    """Prints one user's items so far beside the recommendations, by name."""
     names = _names(root / names_file)
     user_id, history = _ordinary_history(root, ds)
-    table = Table(
-        title=f"Household {user_id} on {ds}: {len(history)} purchases", title_justify="left"
-    )
-    table.add_column("bought most often")
+    table = Table(title=f"User {user_id} on {ds}: {len(history)} actions", title_justify="left")
+    table.add_column("most often so far")
     table.add_column(f"recommended by model version {_champion(root, ds)}")
     counts: dict[str, int] = {}
     for item in history:
         counts[item] = counts.get(item, 0) + 1
     latest = {item: n for n, item in enumerate(history)}
     often = sorted(counts, key=lambda item: (-counts[item], -latest[item]))
-    bought = [f"{counts[item]} × {names.get(item, item)}" for item in often[:SHOWN]]
+    so_far = [f"{counts[item]} × {names.get(item, item)}" for item in often[:SHOWN]]
     recommendations = get(root, RECOMMENDATIONS, ds).read()
     mine = recommendations.filter(pc.equal(recommendations["user_id"], user_id)).to_pylist()
     advised = [
         f"{r['rank']}. {names.get(r['item_id'], r['item_id'])}"
-        + (" (bought before)" if r["item_id"] in counts else "")
+        + (" (seen before)" if r["item_id"] in counts else "")
         for r in mine[:SHOWN]
     ]
-    for n in range(max(len(bought), len(advised))):
-        table.add_row("".join(bought[n : n + 1]), "".join(advised[n : n + 1]))
+    for n in range(max(len(so_far), len(advised))):
+        table.add_row("".join(so_far[n : n + 1]), "".join(advised[n : n + 1]))
     console.print()
     console.print(table)
 

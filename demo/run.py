@@ -22,7 +22,7 @@ from rich.console import Console
 from demo.airflow_home import PROJECT, environment
 from demo.load_events import NIGHTS, SETTINGS_FILE, load_events
 from demo.nights import Result, run_nights
-from demo.report import digests, show_household, show_night, show_reports
+from demo.report import digests, show_night, show_reports, show_user
 from schemas.command import Parser, parse_date
 from schemas.errors import PenumbraError
 from schemas.settings import load
@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     for ds in done:
         show_night(root, ds, console)
     if done:
-        show_household(root, done[-1], settings.report.names, console)
+        show_user(root, done[-1], settings.report.names, console)
         show_reports(root, done, console)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     console.print(f"\n{_summary(before, digests(root, done), done)} {minutes} min {seconds} s.")

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from demo.report import digests, show_household, show_night, show_reports
+from demo.report import digests, show_night, show_reports, show_user
 from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
 from schemas.items import ITEMS
@@ -150,19 +150,19 @@ def test_a_dry_run_of_the_gate_says_so(root, publish_rows):
     assert "Gate (dry run): hold version 2" in screen_of(show_night, root)
 
 
-def test_a_household_is_shown_by_product_names_most_bought_first(root):
-    lines = screen_of(show_household, root, "catalogue/products.parquet").splitlines()
-    assert "Household 7 on 2017-10-31: 5 purchases" in lines[1]
+def test_a_user_is_shown_by_product_names_most_often_first(root):
+    lines = screen_of(show_user, root, "catalogue/products.parquet").splitlines()
+    assert "User 7 on 2017-10-31: 5 actions" in lines[1]
     (first,) = (line for line in lines if "3 × Pears" in line)
     (second,) = (line for line in lines if "2 × Plums" in line)
-    assert "1. Plums (bought before)" in first
+    assert "1. Plums (seen before)" in first
     assert "2. 99" in second
     assert lines.index(first) < lines.index(second)
 
 
-def test_without_names_a_household_is_shown_by_ids(root):
+def test_without_names_a_user_is_shown_by_ids(root):
     for no_file in ("", "absent.parquet"):
-        assert "3 × 22" in screen_of(show_household, root, no_file)
+        assert "3 × 22" in screen_of(show_user, root, no_file)
 
 
 def test_the_nights_pages_are_named_where_there_are_some(root, monkeypatch):
