@@ -244,7 +244,7 @@ _BEAUTY_START: dict[str, dict[str, Changes]] = {
     },
 }
 _DIGINETICA = _leave_one_out(
-    exclude_seen=False, max_length=20, batch_size=256, epochs=40, patience=4
+    exclude_seen=False, max_length=20, num_blocks=1, batch_size=128, epochs=16, patience=5
 )
 _ML1M = _leave_one_out(exclude_seen=True, max_length=200, batch_size=32, epochs=25, patience=10)
 
