@@ -98,14 +98,15 @@ def user_values(
         trained: The model.
         root: With items, and sequences that have their holdout.
         ds: The night.
-        settings: The evaluation section.
+        settings: The sections training and evaluation.
 
     Returns:
         Arrays [B] float32 by name, such as `all/ndcg@10`: of all items, or of those new to the
         user. Users are in the order of the sequences.
     """
     sequences, items = get(root, SEQUENCES, ds).read(), get(root, ITEMS, ds).read(ITEM_COLUMNS)
-    scorer = Scorer(trained.backbone, items["item_id"].to_pylist(), items["support"].to_numpy())
+    ids, support = items["item_id"].to_pylist(), items["support"].to_numpy()
+    scorer = Scorer(trained.backbone, ids, support, settings.training.is_probabilistic)
     found: dict[str, np.ndarray] = {}
     for exclude_seen, part in PARTS.items():
         holdout = holdout_of(sequences, scorer.num_items, exclude_seen=exclude_seen)

@@ -82,7 +82,10 @@ def popularity_ranks(support: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def summary(shapes: Iterable[Shape], counts: Iterable[NDArray[np.int64]]) -> dict[str, Any]:
-    """The manifest's notes on one kind of seed: means over rows, and shares of validation items."""
+    """The manifest's notes on one kind of seed: means over rows, and shares of validation items.
+
+    Where there is no validation item, there is no share.
+    """
     shapes = list(shapes)
     rows = sum(s.rows for s in shapes)
 
@@ -109,8 +112,10 @@ def rounded(value: float) -> float:
 
 def _shares(totals: Mapping[str, int], prefix: str) -> dict[str, float]:
     relevant = totals[f"{prefix}relevant"]
+    if not relevant:
+        return {"items": 0}
     names = {"hit_rate": "hits", "popular_hit_rate": "popular_hits"}
-    shares = {n: rounded(totals[f"{prefix}{c}"] / max(relevant, 1)) for n, c in names.items()}
+    shares = {n: rounded(totals[f"{prefix}{c}"] / relevant) for n, c in names.items()}
     return {"items": relevant, **shares}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from schemas.errors import MissingInputError, SettingsError
+from schemas.errors import MissingInputError
 from schemas.interactions import INTERACTIONS
 from schemas.partitions import Partition, window
 from schemas.settings import Settings, SplitSettings
@@ -25,16 +25,8 @@ def history(root: Path, ds: date, settings: Settings) -> list[Partition]:
     Raises:
         MissingInputError: `ds`, or more days after the first published one than
             `events.max_missing_days` are not published, or none that would be trained on.
-        SettingsError: The window has no room for training days.
     """
     num_days, limit = settings.events.history_days, settings.events.max_missing_days
-    num_apart = days_apart(settings.split)
-    if num_days <= num_apart:
-        raise SettingsError(
-            f"events.history_days = {num_days}, all of it validation and holdout",
-            f"more than split.holdout_days + split.validation_days = {num_apart}",
-            "pipeline.toml or PENUMBRA_EVENTS__HISTORY_DAYS",
-        )
     partitions = window(root, INTERACTIONS, ds, num_days)
     days = [date.fromisoformat(partition.manifest.ds) for partition in partitions]
     expected = [days[0] + timedelta(days=n) for n in range((ds - days[0]).days + 1)]
@@ -45,19 +37,13 @@ def history(root: Path, ds: date, settings: Settings) -> list[Partition]:
             f"at most {limit} missing days (events.max_missing_days) between {days[0]} and {ds}",
             "deliver their events and run python -m jobs.interactions for each",
         )
-    if days[0] > (last := ds - timedelta(days=num_apart)):
+    if days[0] > (last := ds - timedelta(days=settings.split.days_apart)):
         raise MissingInputError(
             f"no interactions before {days[0]}",
             f"some until {last}, the last day to train on",
             "deliver earlier events, or lower split.holdout_days or split.validation_days",
         )
     return partitions
-
-
-def days_apart(settings: SplitSettings) -> int:
-    """Days at the end of the window that no training action can come from."""
-    is_temporal = settings.protocol == "temporal"
-    return settings.holdout_days + settings.validation_days if is_temporal else 0
 
 
 def oldest_first() -> list[Column]:
@@ -85,7 +71,7 @@ def with_split(interactions: DataFrame, settings: SplitSettings, ds: date) -> Da
     if settings.protocol == "temporal":
         day = F.to_date("event_time")
         is_holdout = day > F.lit(ds - timedelta(days=settings.holdout_days))
-        is_validation = day > F.lit(ds - timedelta(days=days_apart(settings)))
+        is_validation = day > F.lit(ds - timedelta(days=settings.days_apart))
     else:
         from_last = F.row_number().over(Window.partitionBy("user_id").orderBy(*newest_first()))
         is_holdout, is_validation = from_last == 1, from_last == 2

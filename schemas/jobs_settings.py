@@ -72,6 +72,11 @@ class SplitSettings(Frozen):
     validation_days: int = Field(7, ge=0)
     """Temporal: the days before the holdout, for early stopping; 0 trains without."""
 
+    @property
+    def days_apart(self) -> int:
+        """Days at the end of the window that no training action can come from."""
+        return self.holdout_days + self.validation_days if self.protocol == "temporal" else 0
+
 
 class ItemsSettings(Frozen):
     min_support: int = Field(10, ge=1)

@@ -84,7 +84,7 @@ class ScheduleSettings(Frozen):
     def _times_are_times(self) -> Self:
         for key in ("cron", "freshness_cron"):
             cron = getattr(self, key)
-            if len(cron.split()) != 5 and not cron.startswith("@"):
+            if cron != type(self).model_fields[key].default and not _is_cron(cron):
                 expected = "minute, hour, day, month and weekday, such as 0 2 * * *"
                 raise UnfitError(f"schedule.{key}", repr(cron), expected)
         try:
@@ -94,6 +94,14 @@ class ScheduleSettings(Frozen):
                 "schedule.start_date", repr(self.start_date), "a day, YYYY-MM-DD"
             ) from error
         return self
+
+
+def _is_cron(text: str) -> bool:
+    """Whether Airflow will read it as five fields or as a name such as @daily."""
+    from croniter import croniter  # every start of a stage would pay for it
+
+    is_named = text.startswith("@")
+    return (is_named or len(text.split()) == 5) and bool(croniter.is_valid(text))
 
 
 class AlertsSettings(Frozen):
@@ -132,6 +140,16 @@ class Settings(Frozen):
     spark: SparkSettings = SparkSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     alerts: AlertsSettings = AlertsSettings()
+
+    @model_validator(mode="after")
+    def _some_days_train(self) -> Self:
+        if self.events.history_days <= self.split.days_apart:
+            raise UnfitError(
+                "events.history_days",
+                f"{self.events.history_days}, all of it validation and holdout",
+                f"more than split.holdout_days + split.validation_days = {self.split.days_apart}",
+            )
+        return self
 
     def dotted(self, *sections: str) -> dict[str, Any]:
         """The values of some sections by dotted name, such as `item_graph.window`."""

@@ -94,6 +94,14 @@ class TrainingSettings(Frozen):
     processes: int = Field(1, ge=1)
     """Training processes on this machine, with a share of each batch; torchrun starts them."""
 
+    @property
+    def is_probabilistic(self) -> bool:
+        """Whether the loss means softmax of the scores as the probability of the next item.
+
+        BCE and gBCE mean the sigmoid of each score, and BPR nothing but an order.
+        """
+        return self.loss not in ("bce", "gbce", "bpr")
+
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:
         if self.backbone == "sasrec" and self.width % self.num_heads:

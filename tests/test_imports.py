@@ -17,7 +17,7 @@ ALLOWED_OWN = {
 }
 NUMBERS = {"numpy", "scipy", "pandas", "pyarrow"}
 ALLOWED_OTHERS = {
-    "schemas": {"pyarrow", "pydantic"},
+    "schemas": {"croniter", "pyarrow", "pydantic"},
     "jobs": {"numpy", "numba", "pyarrow", "pyspark", "py4j"},
     "trainer": NUMBERS
     | {

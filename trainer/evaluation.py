@@ -112,8 +112,8 @@ def evaluate(
         if len(holdout):
             slices = slices_of(holdout.counts, holdout.users, settings.evaluation)
             size = settings.evaluation.batch_size
-            for name, digest, score, is_model in _scored(holdout, contenders, baselines):
-                card = score_holdout(holdout, score, size, slices, is_probabilistic=is_model)
+            for name, digest, score, is_softmax in _scored(holdout, contenders, baselines):
+                card = score_holdout(holdout, score, size, slices, is_probabilistic=is_softmax)
                 cards.append(Scored(name, digest, holdout, card))
     return cards
 
@@ -122,7 +122,8 @@ def _scored(
     holdout: Holdout, contenders: list[Contender], baselines: dict[str, ScoreUsers]
 ) -> Iterator[tuple[str, str, ScoreUsers, bool]]:
     for one in contenders:
-        yield one.name, one.weights_sha256, partial(one.score, holdout.histories), True
+        is_softmax = one.scorer.is_probabilistic
+        yield one.name, one.weights_sha256, partial(one.score, holdout.histories), is_softmax
     for name, score in baselines.items():
         if not (holdout.exclude_seen and name == "buy_again"):  # it has nothing to say there
             yield name, "", score, False
@@ -175,7 +176,6 @@ def _log_figures(
         return
     seen = night.settings.evaluation.exclude_seen
     candidate = next(c for c in cards if c.holdout.exclude_seen == seen)  # scored before the others
-    assert candidate.card.calibration is not None
     bins = candidate.card.calibration
     run.log_figures(figures.of_evaluation(rows, bins, run.subject, seen))
 

@@ -47,11 +47,17 @@ PANELS = {
 
 
 def of_evaluation(
-    rows: Iterable[Mapping[str, Any]], bins: CalibrationBins, subject: str, exclude_seen: bool
+    rows: Iterable[Mapping[str, Any]],
+    bins: CalibrationBins | None,
+    subject: str,
+    exclude_seen: bool,
 ) -> dict[str, "Figure"]:
-    """A model's figures on one holdout by name; see `ndcg_by_slice` and `calibration`."""
-    by_slice = ndcg_by_slice(rows, subject, exclude_seen=exclude_seen)
-    return {"ndcg_by_slice": by_slice, "calibration": calibration(bins, subject)}
+    """A model's figures on one holdout by name; see `ndcg_by_slice` and `calibration`.
+
+    A model whose scores are no probabilities has no `bins`, and no figure of them.
+    """
+    found = {"ndcg_by_slice": ndcg_by_slice(rows, subject, exclude_seen=exclude_seen)}
+    return found | ({"calibration": calibration(bins, subject)} if bins else {})
 
 
 def curves(epochs: Sequence[Mapping[str, float]], subject: str) -> "Figure":

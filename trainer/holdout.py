@@ -58,7 +58,7 @@ class Card:
     user_values: dict[str, np.ndarray] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
     calibration: CalibrationBins | None = None
-    """What the calibration error is made of; None for baselines."""
+    """What the calibration error is made of; None where scores are no probabilities."""
 
 
 def holdout_of(sequences: pa.Table, num_items: int, *, exclude_seen: bool) -> Holdout:

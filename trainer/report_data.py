@@ -13,7 +13,7 @@ from schemas.partitions import Partition, find, published_dates
 from schemas.settings import Settings
 from trainer import figures, night_figures
 from trainer.night_figures import Watched
-from trainer.page import Mark, Section, Table, counted, number, picture, share, signed
+from trainer.page import NONE, Mark, Section, Table, counted, number, picture, share, signed
 
 Tables = Mapping[str, Partition]
 """The night's published tables by name."""
@@ -199,13 +199,13 @@ def _mass_table(kinds: Mapping[str, Any]) -> Table:
 
 def _hits_table(kinds: Mapping[str, Any]) -> Table:
     parts = {"validation": "all items", "validation_new_to_user": "new to the user"}
+    rates = ("hit_rate", "popular_hit_rate")
     rows = [
         (
             kind,
             heading,
             f"{notes[part]['items']:,}",
-            share(notes[part]["hit_rate"]),
-            share(notes[part]["popular_hit_rate"]),
+            *(share(notes[part][rate]) if rate in notes[part] else NONE for rate in rates),
         )
         for kind, notes in kinds.items()
         for part, heading in parts.items()

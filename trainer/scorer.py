@@ -41,6 +41,8 @@ class Scorer:
     """Raw ids; entry j - 1 is `item_index` j."""
     support: np.ndarray
     """[V] int64, training interactions in the same order."""
+    is_probabilistic: bool
+    """Whether softmax of its scores is meant as the probability of the next item."""
 
     @property
     def num_items(self) -> int:
@@ -116,14 +118,15 @@ def from_checkpoint(checkpoint: Partition, items: Partition) -> Scorer:
         )
     settings = TrainingSettings.model_validate_json(row["settings"])
     backbone = restore(settings, row["num_items"], checkpoint.attachment(WEIGHTS_FILE))
-    return _scorer(backbone, items.read(ITEM_COLUMNS))
+    return _scorer(backbone, items.read(ITEM_COLUMNS), settings)
 
 
 def from_folder(folder: Path) -> Scorer:
     """The model in a folder that `write` filled."""
     items = pq.read_table(folder / ITEMS_FILE)
     settings = TrainingSettings.model_validate_json((folder / SETTINGS_FILE).read_text())
-    return _scorer(restore(settings, items.num_rows, folder / WEIGHTS_FILE), items)
+    backbone = restore(settings, items.num_rows, folder / WEIGHTS_FILE)
+    return _scorer(backbone, items, settings)
 
 
 def write(folder: Path, checkpoint: Partition, items: Partition) -> list[Path]:
@@ -135,5 +138,6 @@ def write(folder: Path, checkpoint: Partition, items: Partition) -> list[Path]:
     return [folder / WEIGHTS_FILE, folder / ITEMS_FILE, folder / SETTINGS_FILE]
 
 
-def _scorer(backbone: Backbone, items: pa.Table) -> Scorer:
-    return Scorer(backbone, items["item_id"].to_pylist(), items["support"].to_numpy())
+def _scorer(backbone: Backbone, items: pa.Table, settings: TrainingSettings) -> Scorer:
+    ids, support = items["item_id"].to_pylist(), items["support"].to_numpy()
+    return Scorer(backbone, ids, support, settings.is_probabilistic)

@@ -8,10 +8,12 @@ from jobs import interactions
 from schemas.errors import MissingInputError
 from schemas.interactions import INTERACTIONS
 from schemas.partitions import get
-from schemas.settings import EventsSettings, Settings
+from schemas.settings import EventsSettings, Settings, SplitSettings
 
 DS = date(2017, 10, 31)
-TWO_DAYS = Settings(events=EventsSettings(history_days=2))
+TWO_DAYS = Settings(
+    events=EventsSettings(history_days=2), split=SplitSettings(protocol="leave_one_out")
+)
 
 
 @pytest.fixture

@@ -66,3 +66,8 @@ def test_a_summary_holds_means_and_shares_over_all_tasks():
     assert notes["coverage"] == 3 / 4
     assert notes["validation"] == {"items": 8, "hit_rate": 0.75, "popular_hit_rate": 0.25}
     assert notes["validation_new_to_user"]["hit_rate"] == 0.5
+
+
+def test_without_validation_there_is_no_hit_rate():
+    notes = summary([shape_of([1], [3])], [np.zeros(6, np.int64)])
+    assert notes["validation"] == notes["validation_new_to_user"] == {"items": 0}

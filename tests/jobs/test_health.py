@@ -12,7 +12,7 @@ from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
 from schemas.partitions import get
 from schemas.quarantine import QUARANTINE
-from schemas.settings import EventsSettings, HealthSettings, Settings
+from schemas.settings import EventsSettings, HealthSettings, Settings, SplitSettings
 
 DS = date(2017, 10, 31)
 MIDNIGHT = datetime(2017, 11, 1, tzinfo=UTC)
@@ -136,10 +136,15 @@ def test_op14_a_day_that_was_accepted_or_delivered_again_stops_nothing(stopped, 
     main(make_night())
 
 
+def last_days(num_days):
+    split = SplitSettings(protocol="leave_one_out")  # any length of the window has room for it
+    return Settings(events=EventsSettings(history_days=num_days), split=split)
+
+
 def test_op14_a_day_that_left_the_window_stops_nothing(stopped, make_night, day):
-    main(make_night(Settings(events=EventsSettings(history_days=2))))
+    main(make_night(last_days(2)))
     with pytest.raises(HealthError, match="2017-10-29 in the window"):
-        main(make_night(Settings(events=EventsSettings(history_days=3))))
+        main(make_night(last_days(3)))
 
 
 def test_a_dry_run_says_which_day_before_it_stopped_its_night(stopped, make_night, capsys):

@@ -15,7 +15,7 @@ from schemas.errors import DataError, MissingInputError
 from schemas.interactions import INTERACTIONS
 from schemas.partitions import find, get, published_dates
 from schemas.quarantine import QUARANTINE
-from schemas.settings import EventsSettings, Settings, SparkSettings
+from schemas.settings import EventsSettings, Settings, SparkSettings, SplitSettings
 
 DS = date(2017, 10, 31)
 NOON = datetime(2017, 10, 31, 12, tzinfo=UTC)
@@ -62,7 +62,9 @@ def deliver(tmp_path):
 
 
 def settings(spark=None, **events):
-    return Settings(events=EventsSettings(**events), spark=SparkSettings(**(spark or {})))
+    split = SplitSettings(protocol="leave_one_out")  # any length of the window has room for it
+    events, spark = EventsSettings(**events), SparkSettings(**(spark or {}))
+    return Settings(events=events, spark=spark, split=split)
 
 
 def test_each_rejected_row_has_the_first_reason_that_applies(judged):

@@ -3,7 +3,7 @@ from datetime import UTC, date, datetime
 import pytest
 
 from jobs.splitting import history, oldest_first, with_split
-from schemas.errors import MissingInputError, SettingsError
+from schemas.errors import MissingInputError
 from schemas.interactions import INTERACTIONS
 from schemas.settings import EventsSettings, Settings, SplitSettings
 
@@ -124,8 +124,3 @@ def test_a_history_too_short_to_train_on_is_an_error(publish_days, tmp_path):
     with pytest.raises(MissingInputError, match=r"no interactions before 2017-10-29; .*2017-10-28"):
         history(tmp_path, DS, settings())
     assert len(history(tmp_path, DS, settings(protocol="leave_one_out"))) == 3
-
-
-def test_a_window_without_room_for_training_is_a_settings_error(tmp_path):
-    with pytest.raises(SettingsError, match=r"history_days = 3.* expected more than .* = 3"):
-        history(tmp_path, DS, settings(history_days=3))

@@ -57,6 +57,10 @@ def test_a_bad_setting_names_its_key_and_what_is_allowed(tmp_path, line, message
     ("text", "message"),
     [
         ("[schedule]\ncron = 'foo'", r"schedule\.cron = 'foo'; expected minute, hour"),
+        ("[schedule]\ncron = '61 * * * *'", r"schedule\.cron = '61 \* .*; expected minute, hour"),
+        ("[schedule]\ncron = '0 2 * * * *'", r"schedule\.cron = .*; expected minute, hour"),
+        ("[schedule]\nfreshness_cron = '@nightly'", r"freshness_cron = '@nightly'; expected min"),
+        ("[events]\nhistory_days = 14", r"history_days = 14, all of it .*; expected more .* = 14"),
         ("[schedule]\nstart_date = '2017-99-01'", r"schedule\.start_date = '2017-99-01'; expec"),
         ("[alerts]\nchannel = 'smtp'", r"alerts\.to = ''; expected an address for alerts\.chan"),
         ("[evaluation]\nlight_history = 60", r"evaluation\.heavy_history = 50; expected at leas"),
@@ -69,6 +73,20 @@ def test_settings_that_do_not_fit_together_are_refused_before_anything_runs(
     file.write_text(text)
     with pytest.raises(SettingsError, match=message):
         load(file, {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[schedule]\ncron = '@daily'\nfreshness_cron = '*/5 6-22 * * mon-fri'",
+        "[events]\nhistory_days = 15",
+        "[events]\nhistory_days = 2\n[split]\nprotocol = 'leave_one_out'",
+    ],
+)
+def test_settings_that_fit_together_are_taken(tmp_path, text):
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    assert load(file, {}).model_dump(exclude_defaults=True)
 
 
 def test_a_variable_with_one_underscore_is_not_ignored():

@@ -253,6 +253,20 @@ def test_figures_are_added_to_the_run_that_trained_the_candidate(night):
     assert found == ["figures/calibration.png", "figures/ndcg_by_slice.png"]
 
 
+@pytest.mark.parametrize("loss", ["bce", "gbce", "bpr"])
+def test_a_model_whose_scores_are_no_probabilities_has_no_calibration(
+    registry, items, sequences, champion, publish_model, make_night, loss
+):
+    publish_model(items, loss=loss)
+    night = make_night(inputs=())
+    run = track(night.root, night.settings, "training 2017-10-31", "fingerprint", {})
+    publish_with_run(night.root, run.id)
+    calibrated = {model for model, _, metric in cards_of(night) if metric == "calibration_error"}
+    assert calibrated == {"champion"}
+    found = [artifact.path for artifact in run.client.list_artifacts(run.id, "figures")]
+    assert found == ["figures/ndcg_by_slice.png"]
+
+
 def test_a_run_that_is_gone_keeps_nobody_from_scoring(night):
     publish_with_run(night.root, "0" * 32)
     assert cards_of(night)
