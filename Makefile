@@ -73,8 +73,8 @@ bench-quality: $(INSTALLED) ## soft targets beside baselines with as many trials
 	@test -n "$(DATA)" || { echo "found no DATA; expected the folder of benchmarks/quality_data.py's files; fix: make bench-quality DATA=folder" >&2; exit 64; }
 	$(BIN)/python -m benchmarks.quality all --data $(DATA) --root $(ROOT)/quality
 
-clean: ## remove the demo's var, .venv and all caches
-	rm -rf var $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis spark-warehouse
+clean: ## remove .venv and all caches; var, with its events, tables and models, stays
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis spark-warehouse
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last: an installation that broke off starts anew.

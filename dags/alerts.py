@@ -35,6 +35,8 @@ NAMES = (CRASHED, TIMED_OUT, LOST, AWAITED, *sorted(error.__name__ for error in 
 """What an alert can be called; each is a heading of the runbook."""
 
 LOG, OPEN = "alerts.jsonl", "open"
+NO_NIGHT = "undated"
+"""Stands for the night of a run that has none; each such run is an incident of its own."""
 UNDATED = "any-night"
 """Stands for the night in incidents of a DAG that is about the present."""
 
@@ -120,6 +122,8 @@ class Alerts(BaseNotifier):
 
     def _open(self, context: Any) -> Path:
         night = night_of(context) if self.is_dated else UNDATED
+        if night == NO_NIGHT:  # no later run is about the same, and could close it
+            night = f"{NO_NIGHT}-{context['ti'].run_id}"
         return self.folder / OPEN / context["ti"].dag_id / night / context["ti"].task_id
 
 
@@ -152,9 +156,9 @@ def explain(exception: BaseException | None) -> tuple[str, str]:
 
 
 def night_of(context: Any) -> str:
-    """The night a run is about; `undated` where it has none, which is why it failed."""
+    """The night a run is about; `NO_NIGHT` where it has none, which is why it failed."""
     ds = (context.get("params") or {}).get("ds")
     try:
         return str(night_date.resolve(ds, context.get("logical_date"), datetime.now(UTC)))
     except UsageError:
-        return "undated"
+        return NO_NIGHT

@@ -21,6 +21,7 @@ PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 SECONDS_TO_START = 600.0
 SECONDS_BETWEEN_LOOKS = 2.0
 NOT_AVAILABLE, USAGE = 69, 64
+PROJECT_VARIABLE = "COMPOSE_PROJECT_NAME"
 
 
 class StackError(Exception):
@@ -150,6 +151,18 @@ class Stack:
         return [name for kind in kinds for name in docker(*kind, *of_project).split()]
 
 
+def project_name(env_file: Path) -> str:
+    """The name that `docker compose` gives this project by itself: the environment's, else .env's.
+
+    Args:
+        env_file: As Compose reads it, a line `NAME=value` a variable.
+    """
+    lines = [line.partition("=") for line in env_file.read_text().splitlines()]
+    written = {name.strip(): value.strip().strip("\"'") for name, _, value in lines}
+    name = os.environ.get(PROJECT_VARIABLE) or written.get(PROJECT_VARIABLE)
+    return name or "penumbra"
+
+
 def compose_command() -> list[str]:
     """`docker compose`, or `docker-compose` where that is what there is.
 
@@ -206,7 +219,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if not env_file.exists():
             raise StackError("no .env", "one with secrets", "make secrets", USAGE)
-        stack = Stack(os.environ.get("COMPOSE_PROJECT_NAME", "penumbra"), env_file, {})
+        stack = Stack(project_name(env_file), env_file, {})
         if list(arguments) == ["up"]:
             _up(stack)
         elif list(arguments) == ["down"]:

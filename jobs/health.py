@@ -6,7 +6,8 @@ If late:  items waits; yesterday's champion keeps serving.
 
 It stands before `items`, because item indices are append-only: what a broken day brings into the
 catalogue stays there. So a day that stopped its night stops the later ones that would read it too,
-until it was delivered again or accepted. It reads manifests and two columns, and starts no Spark.
+until it was delivered again or accepted, and a day that had no night of its own since the first is
+judged before tonight's. It reads manifests and two columns, and starts no Spark.
 The table is published first, so that one can look at it, then a number beyond its limit fails the
 stage, on every try. A median says what is usual, so that one bad day among the weeks does not.
 """
@@ -104,9 +105,9 @@ def main(night: Night) -> None:
             stopped its own night, unless `health.mode` is `dry_run`.
     """
     settings = night.settings.health
-    *earlier, today = days_of(night.root, night.ds, settings)
-    rows = measure(today, earlier, settings)
-    published = publish_once(night, rows)
+    for ds in passed_over(night):
+        judge_day(night, ds, inputs(night.root, ds, night.settings))
+    rows, published = judge_day(night, night.ds, night.inputs)
     beyond = [row for row in rows if row.verdict == "beyond"]
     stopped = stopped_before(night)
     if beyond and settings.mode == "enforce":
@@ -119,6 +120,25 @@ def main(night: Night) -> None:
         print(
             f"health {night.ds}: that of {day.manifest.ds} stopped its night, dry run", flush=True
         )
+
+
+def passed_over(night: Night) -> list[date]:
+    """Earlier days of the window, since the first that was judged, that nobody has judged.
+
+    Their night never ran, or died before it came to this: an outage, or a late delivery.
+    """
+    start = night.ds - timedelta(days=night.settings.events.history_days - 1)
+    judged = published_dates(night.root, HEALTH)
+    since = max(start, min(judged, default=night.ds))
+    days = published_dates(night.root, INTERACTIONS)
+    return [day for day in days if since <= day < night.ds and day not in judged]
+
+
+def judge_day(night: Night, ds: date, sources: Sequence[Input]) -> tuple[list[Row], Partition]:
+    """The rows of a day beside the weeks before it, and its published partition of them."""
+    *earlier, day = days_of(night.root, ds, night.settings.health)
+    rows = measure(day, earlier, night.settings.health)
+    return rows, publish_once(night, ds, rows, sources)
 
 
 def days_of(root: Path, ds: date, settings: HealthSettings) -> list[Day]:
@@ -185,11 +205,13 @@ def age_hours(day: Day) -> float:
     return (end - newest) / timedelta(hours=1)
 
 
-def publish_once(night: Night, rows: Sequence[Row]) -> Partition:
+def publish_once(
+    night: Night, ds: date, rows: Sequence[Row], sources: Sequence[Input]
+) -> Partition:
     """Publishes the rows, unless they are what is published from the same inputs already."""
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=HEALTH.schema)
     table = table.sort_by("metric")
-    published = find_own(night.root, HEALTH, night.ds)
+    published = find_own(night.root, HEALTH, ds)
     is_enforced = night.settings.health.mode == "enforce"
     beyond = [row.metric for row in rows if row.verdict == "beyond"]
     notes = {STOPPED_BY: sorted(beyond) if is_enforced else []}
@@ -198,10 +220,10 @@ def publish_once(night: Night, rows: Sequence[Row]) -> Partition:
         if (m.fingerprint, m.notes) == (night.fingerprint, notes):
             print(closing_line(published, "unchanged since"), flush=True)
             return published
-    draft = night.draft(HEALTH)
+    draft = night.draft(HEALTH, ds)
     draft.notes |= notes
     draft.write(table)
-    return night.publish(draft)
+    return night.publish(draft, ds, sources)
 
 
 def explain(ds: date, beyond: Sequence[Row], published: Partition) -> HealthError:

@@ -2,8 +2,10 @@
 
 import json
 from datetime import date, timedelta
+from pathlib import Path
 
 from jobs.event_files import event_folder, file_names
+from schemas.audit import file_sha256
 from schemas.command import Night
 from schemas.errors import CorruptPartitionError
 from schemas.events import EVENTS
@@ -12,9 +14,10 @@ from schemas.partitions import MANIFEST, POINTER, current_run, partition_path, p
 
 
 def days_changed_since(night: Night) -> list[date]:
-    """Earlier days of the window whose files are not those, or newer than, what is published.
+    """Earlier days of the window whose files are not those that were published.
 
-    A day is published once; what was delivered after that is taken in where somebody says so.
+    A day is published once; what was delivered after that is taken in where somebody says so. Only
+    files that were written, or put in their place, since then are read.
     """
     first = night.ds - timedelta(days=night.settings.events.history_days - 1)
     done = [day for day in published_dates(night.root, INTERACTIONS) if first <= day < night.ds]
@@ -29,9 +32,19 @@ def _has_changed(night: Night, day: date) -> bool:
         manifest = json.loads((run_folder / MANIFEST).read_text())
     except (CorruptPartitionError, FileNotFoundError, ValueError):
         return False  # it is named by whoever reads it
-    known = {of["run"] for of in manifest["inputs"] if of["table"] == EVENTS.table}
+    known = {of["run"]: of["digest"] for of in manifest["inputs"] if of["table"] == EVENTS.table}
     names = file_names(folder) if folder.is_dir() else []
     since = (published / POINTER).stat().st_mtime
-    files = [folder / name for name in names if (folder / name).is_file()]
-    is_newer = any(file.stat().st_mtime > since for file in files)
-    return bool(names) and (is_newer or {str(name) for name in names} != known)
+    if {str(name) for name in names} != known.keys():
+        return bool(names)
+    return any(
+        file_sha256(folder / name) != known[str(name)]
+        for name in names
+        if (folder / name).is_file() and _changed_at(folder / name) > since
+    )
+
+
+def _changed_at(file: Path) -> float:
+    """When a file was written, or moved to where it is with the time that it had."""
+    facts = file.stat()
+    return max(facts.st_mtime, facts.st_ctime)

@@ -120,6 +120,13 @@ def test_a_run_without_a_date_alerts_too(end, worker):
     assert (alert["night"], alert["error"]) == ("undated", "UsageError")
 
 
+def test_every_run_without_a_date_alerts(end, worker):
+    end("", None)
+    end("")
+    end("", None)
+    assert [alert["night"] for alert in told(worker.root)] == ["undated", "undated"]
+
+
 def test_a_webhook_gets_the_alert_with_the_connections_token(fail, webhook):
     fail(environment=webhook.environment)
     ((headers, body),) = webhook.received

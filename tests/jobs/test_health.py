@@ -1,7 +1,11 @@
 """Nights of literal days: `num` interactions each, on two items unless a test says otherwise."""
 
+import re
+import subprocess
+import sys
 from argparse import Namespace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -136,6 +140,26 @@ def test_op14_a_day_that_was_accepted_or_delivered_again_stops_nothing(stopped, 
     main(make_night())
 
 
+def test_op14_a_day_without_a_night_of_its_own_is_judged_before_tonights(
+    weeks, day, make_night, tmp_path
+):
+    day(2, 10)
+    main(night_of(make_night, 2))
+    day(1, 10, hours=9)
+    day(0, 10)
+    for _ in range(2):
+        with pytest.raises(HealthError, match="2017-10-30 in the window, stopped by its fresh"):
+            main(make_night())
+    of_the_day = get(tmp_path, HEALTH, DS - timedelta(days=1)).manifest
+    assert {source["ds"] for source in of_the_day.inputs if source["table"] == "interactions"} >= {
+        "2017-10-30",
+        "2017-10-29",
+    }
+    day(1, 10)
+    main(night_of(make_night, 1))
+    main(make_night())
+
+
 def last_days(num_days):
     split = SplitSettings(protocol="leave_one_out")  # any length of the window has room for it
     return Settings(events=EventsSettings(history_days=num_days), split=split)
@@ -229,3 +253,17 @@ def test_lineage_names_both_tables_of_every_day_compared_with(weeks, day, tmp_pa
 def test_op15_a_night_without_interactions_is_named(weeks, tmp_path):
     with pytest.raises(MissingInputError, match=f"no interactions of {DS}"):
         STAGE.inputs(tmp_path, DS, Settings())
+
+
+def test_the_runbooks_command_prints_the_numbers_of_the_folder_that_the_error_names(
+    weeks, day, make_night
+):
+    day(0, 10, hours=9)
+    with pytest.raises(HealthError) as caught:
+        main(make_night())
+    folder = re.search(r"all numbers are in (.*)", str(caught.value))[1]
+    runbook = (Path(__file__).parent.parent.parent / "docs" / "runbook.md").read_text()
+    code = re.search(r"## HealthError.*?`python -c \"(.*?)\"`", runbook, re.DOTALL)[1]
+    command = [sys.executable, "-c", code.replace("FOLDER", folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "'metric': 'freshness', 'value': 9.0" in done.stdout

@@ -232,7 +232,7 @@ def test_a_day_published_before_is_not_published_again(make_night, deliver, tmp_
     assert get(tmp_path, INTERACTIONS, early).manifest == before
 
 
-@pytest.mark.parametrize("late", ["another file", "an old file", "more rows"])
+@pytest.mark.parametrize("late", ["another file", "an old file", "more rows", "moved here"])
 def test_op15_what_is_delivered_late_is_told_by_name_and_taken_in_on_demand(
     make_night, deliver, tmp_path, spark, capsys, late
 ):
@@ -242,8 +242,14 @@ def test_op15_what_is_delivered_late_is_told_by_name_and_taken_in_on_demand(
     deliver(HEADING + GOOD)
     main(make_night())
     assert "changed after" not in capsys.readouterr().out
+    more = first.read_text() + "v,i,2017-10-30,buy,1\n"
     if late == "more rows":
-        first.write_text(first.read_text() + "v,i,2017-10-30,buy,1\n")
+        first.write_text(more)
+    elif late == "moved here":
+        corrected = tmp_path / "corrected.csv"
+        corrected.write_text(more)
+        os.utime(corrected, (0, 0))
+        corrected.rename(first)
     else:
         other = first.with_name("late.csv")
         other.write_text(HEADING + "v,i,2017-10-30,buy,1\n")
