@@ -8,12 +8,14 @@ further tries and repetitions of the night are silent; the task's success for th
 
 `alerts.channel` names whom it is told besides: an Airflow notifier, which finds the alert as
 `alert` in its context. Its address and its secrets are in an Airflow connection. An alert that
-cannot be delivered opens no incident, so the next failure tries again: better twice than never.
+cannot be delivered, three times, opens no incident, so the next failure tries again: better twice
+than never.
 """
 
 import json
 import re
 import shutil
+import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +37,8 @@ NAMES = (CRASHED, TIMED_OUT, LOST, AWAITED, *sorted(error.__name__ for error in 
 """What an alert can be called; each is a heading of the runbook."""
 
 LOG, OPEN = "alerts.jsonl", "open"
+DELIVERY_DELAYS = (1.0, 5.0)
+"""Seconds before a delivery that failed is tried again."""
 NO_NIGHT = "undated"
 """Stands for the night of a run that has none; each such run is an incident of its own."""
 UNDATED = "any-night"
@@ -89,12 +93,25 @@ class Alerts(BaseNotifier):
             line = json.dumps(asdict(alert))
             with (self.folder / LOG).open("a") as log:
                 log.write(line + "\n")
-            # A new one each time: a notifier renders its templates once and for all.
-            if notifier := channel(self.settings):
-                notifier({**context, "alert": alert})
+            self._deliver({**context, "alert": alert})
             incident.parent.mkdir(parents=True, exist_ok=True)
             incident.write_text(line)
         self.log.info("alert: %s; runbook: %s", alert.title, alert.runbook)
+
+    def _deliver(self, context: Any) -> None:
+        """Tells whom the channel names, with some patience: a data error has no next failure."""
+        for seconds in (*DELIVERY_DELAYS, None):
+            # A new one each time: a notifier renders its templates once and for all.
+            notifier = channel(self.settings)
+            try:
+                if notifier:
+                    notifier(context)
+                return
+            except Exception as error:
+                if seconds is None:
+                    raise
+                self.log.warning("not delivered (%s), again in %g s", error, seconds)
+                time.sleep(seconds)
 
     def close(self, context: Any) -> None:
         """Closes the incidents of a task that has succeeded; called as `on_success_callback`."""

@@ -14,10 +14,14 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from schemas.command import PARENT_VARIABLE, Night, Stage, die_with_parent, run
+from schemas.errors import PenumbraError
 
 T = TypeVar("T")
+OWN_EXIT_CODES = range(64, 79)
+"""Of a stage that says what was found, expected, and where to fix it."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +67,27 @@ class Ranks:
 
 
 def spread(stage: Stage, num_processes: int) -> None:
-    """Becomes torchrun with that many processes of this very command, unless it runs them already.
+    """Runs this very command with torchrun in that many processes, unless it is one of them.
 
-    Does not return where it does. The processes die with torchrun, as it does with whoever
-    started the stage.
+    Does not return where it does, but exits as the processes did: with the exit code of a rank
+    that had an error of the project's own, since that decides whether to try again. The processes
+    die with this one, as it does with whoever started the stage.
     """
     if num_processes == 1 or "WORLD_SIZE" in os.environ:
         return
+    from torch.distributed import run as torchrun
+
     sys.stdout.flush()
-    environment = os.environ | {PARENT_VARIABLE: str(os.getpid())}
-    environment.setdefault("OMP_NUM_THREADS", "1")  # training sets its own number of threads
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
-    command = [sys.executable, *torchrun, "-m", stage.module, *sys.argv[1:]]
-    os.execve(sys.executable, command, environment)
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # training sets its own number of threads
+    processes = ["--standalone", f"--nproc-per-node={num_processes}"]
+    try:
+        torchrun.run(torchrun.parse_args([*processes, "-m", stage.module, *sys.argv[1:]]))
+    except ChildFailedError as error:
+        codes = [failure.exitcode for failure in error.failures.values()]
+        own = [code for code in codes if code in OWN_EXIT_CODES]
+        sys.exit(own[0] if own else 1)
+    sys.exit(0)
 
 
 def run_ranks(stage: Stage, main: Callable[[Night], Any]) -> NoReturn:
@@ -93,7 +105,11 @@ def run_ranks(stage: Stage, main: Callable[[Night], Any]) -> NoReturn:
         _lead(stage, main, ranks)
     night = ranks.from_first(None)
     if night is not None:
-        main(night)
+        try:
+            main(night)
+        except PenumbraError as error:
+            print(f"{stage.module}: {type(error).__name__}: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
     dist.destroy_process_group()
     sys.exit(0)
 

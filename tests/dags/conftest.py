@@ -180,18 +180,18 @@ def run_night(worker: Worker) -> Run:
 
 
 class Webhook:
-    """Keeps headers and JSON of what is posted; answers with `status`."""
+    """Keeps headers and JSON of what is posted; answers the first `refusals` with 503."""
 
     def __init__(self) -> None:
         self.received: list[tuple[dict[str, str], dict[str, Any]]] = []
-        self.status = 200
+        self.refusals = 0
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 receiver.received.append((dict(self.headers), json.loads(body)))
-                self.send_response(receiver.status)
+                self.send_response(503 if len(receiver.received) <= receiver.refusals else 200)
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None: ...

@@ -136,10 +136,16 @@ def test_a_webhook_gets_the_alert_with_the_connections_token(fail, webhook):
 
 
 def test_what_could_not_be_delivered_is_told_again_by_the_next_failure(fail, webhook):
-    webhook.status = 503
+    webhook.refusals = 3
     assert "Failed to send notification" in fail(environment=webhook.environment)["log"]
-    webhook.status = 200
     fail(environment=webhook.environment)
+    assert len(webhook.received) == 4
+
+
+def test_a_delivery_that_is_refused_once_is_tried_again_at_once(fail, webhook):
+    webhook.refusals = 1
+    assert "not delivered (HTTP Error 503" in fail(environment=webhook.environment)["log"]
+    assert "the incident is open" in fail(environment=webhook.environment)["log"]
     assert len(webhook.received) == 2
 
 
