@@ -87,9 +87,10 @@ def running_stack(folder: Path, checks: Checks) -> Iterator[Stack]:
     """A stack of its own, healthy; removed at the end, and its logs kept where it went wrong."""
     env_file, settings = folder / "env", folder / "pipeline.toml"
     make_secrets.main([str(env_file)])
-    today = datetime.now(UTC).date()
-    # No interval of this schedule ends soon: only the runs that are triggered here take place.
-    schedule = f'cron = "0 0 1 1 *"\nstart_date = "{today}"\nretry_delay_seconds = 1.0\n'
+    now = datetime.now(UTC)
+    # No interval of this schedule ends within 12 hours: only the runs triggered here take place.
+    cron = f"{now.minute} {(now.hour + 12) % 24} * * *"
+    schedule = f'cron = "{cron}"\nstart_date = "{now.date()}"\nretry_delay_seconds = 1.0\n'
     text = Path(__file__).with_name("smoke.toml").read_text()
     settings.write_text(f"{text}\n[schedule]\n{schedule}")
     folder.chmod(0o755)

@@ -10,8 +10,9 @@ import json
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from datetime import date
+from datetime import date, datetime, timedelta
 from functools import cache
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -64,11 +65,13 @@ __all__ = [
 ]
 
 ENVIRONMENT_PREFIX = "PENUMBRA_"
+DAYS_LOOKED_AT = 400
+"""Of a schedule: every weekday, month and day of a month are among them."""
 
 
 class ScheduleSettings(Frozen):
     cron: str = "0 2 * * *"
-    """When a night starts (UTC); it handles the day that ended before."""
+    """When a night starts (UTC), once every day; it handles the day that ended before."""
     start_date: str = Field("2000-01-01", pattern=r"^\d{4}-\d{2}-\d{2}$")
     """First day the schedule knows; Airflow runs no task of an earlier one."""
     freshness_cron: str = "30 * * * *"
@@ -84,8 +87,13 @@ class ScheduleSettings(Frozen):
     def _times_are_times(self) -> Self:
         for key in ("cron", "freshness_cron"):
             cron = getattr(self, key)
-            if cron != type(self).model_fields[key].default and not _is_cron(cron):
+            if cron == type(self).model_fields[key].default:
+                continue
+            if not _is_cron(cron):
                 expected = "minute, hour, day, month and weekday, such as 0 2 * * *"
+                raise UnfitError(f"schedule.{key}", repr(cron), expected)
+            if key == "cron" and not _is_daily(cron):
+                expected = "one night for every day, such as 0 2 * * *"
                 raise UnfitError(f"schedule.{key}", repr(cron), expected)
         try:
             date.fromisoformat(self.start_date)
@@ -102,6 +110,15 @@ def _is_cron(text: str) -> bool:
 
     is_named = text.startswith("@")
     return (is_named or len(text.split()) == 5) and bool(croniter.is_valid(text))
+
+
+def _is_daily(cron: str) -> bool:
+    """Whether a year and more of a valid cron has one time on every day."""
+    from croniter import croniter
+
+    times = croniter(cron, datetime(2000, 1, 1)).all_next(datetime)
+    days = [time.date() for time in islice(times, DAYS_LOOKED_AT)]
+    return all(after - before == timedelta(days=1) for before, after in pairwise(days))
 
 
 class AlertsSettings(Frozen):
