@@ -50,41 +50,50 @@ class Cell:
         """The mean over users and seeds."""
         return float(np.mean(self.by_seed(loss, metric, part)))
 
-    def of_users(self, loss: str, metric: str) -> np.ndarray:
+    def of_users(self, loss: str, metric: str, part: str = "") -> np.ndarray:
         """The mean over seeds of each user. [B]"""
-        found = [one.values[f"{self.part}/{metric}"] for one in self.scores[loss]]
+        found = [one.values[f"{part or self.part}/{metric}"] for one in self.scores[loss]]
         return np.asarray(np.mean(found, axis=0, dtype=np.float64))
 
-    def opponent(self, metric: str) -> str:
+    def opponent(self, metric: str, part: str = "") -> str:
         """The baseline that is harder to beat by a metric."""
-        return max(BASELINES, key=lambda loss: self.mean(loss, metric))
+        return max(BASELINES, key=lambda loss: self.mean(loss, metric, part))
 
     @property
     def scored_share(self) -> float:
         """Users with something to find, of those with a sequence: others' items never train."""
         (one, *_) = self.scores[METHOD]
-        return len(one.values["all/ndcg@10"]) / one.facts["num_users"]
+        return len(one.values[f"{self.part}/ndcg@10"]) / one.facts["num_users"]
 
 
 @dataclass(frozen=True)
 class Gain:
-    """The method against another loss of a cell by one metric."""
+    """The method against another loss of a cell by one metric, on what `part` ranks."""
 
     cell: Cell
     metric: str
     other: str
+    part: str
 
     @property
     def pair(self) -> tuple[np.ndarray, np.ndarray]:
         """Per-user values of method and opponent. [B] each"""
-        ours, theirs = METHOD, self.other
-        return self.cell.of_users(ours, self.metric), self.cell.of_users(theirs, self.metric)
+        ours, theirs = (
+            self.cell.of_users(loss, self.metric, self.part) for loss in (METHOD, self.other)
+        )
+        return ours, theirs
 
     @property
     def relative(self) -> float:
         """Of the other's mean."""
-        theirs = self.cell.mean(self.other, self.metric)
-        return self.cell.mean(METHOD, self.metric) / theirs - 1
+        ours, theirs = self.means
+        return ours / theirs - 1
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """The method's, and the other's."""
+        ours, theirs = (self.cell.mean(n, self.metric, self.part) for n in (METHOD, self.other))
+        return ours, theirs
 
     @property
     def interval(self) -> tuple[float, float]:

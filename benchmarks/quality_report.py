@@ -15,6 +15,7 @@ from benchmarks.quality_cells import Cell, Gain
 from benchmarks.quality_data import DATA_SETS
 from benchmarks.quality_scores import ALONE
 from benchmarks.quality_space import BASELINES, LOSSES, METHOD
+from benchmarks.quality_training import PARTS
 from benchmarks.report import Finding, markdown_table
 from trainer.backbones import BACKBONES
 from trainer.page import counted
@@ -25,6 +26,8 @@ COMPARED = ("ndcg@10", "recall@10")
 FEWEST_SEEDS = 3
 """A cell with fewer is marked as provisional."""
 NUM_CELLS = len(DATA_SETS) * len(BACKBONES)
+NEW = PARTS[True]
+WORDS = {PARTS[False]: "all items", NEW: "items new to the user"}
 ALL = "all"
 """What the tally of all cells is on."""
 ANCHORS = {
@@ -129,15 +132,22 @@ def _gains(cell: Cell) -> Iterator[Finding]:
     num_seeds = len(cell.scores[METHOD])
     seeds = counted(num_seeds, "seed")
     note = "" if num_seeds >= FEWEST_SEEDS else f", provisional: {seeds}"
-    pairs = [(metric, cell.opponent(metric)) for metric in COMPARED]
-    pairs += [(metric, ALONE) for metric in COMPARED]
-    for metric, other in pairs:
-        gain = Gain(cell, metric, other)
+    (other_part,) = set(PARTS.values()) - {cell.part}
+    pairs = [
+        (metric, cell.opponent(metric, part), part)
+        for part in (cell.part, other_part)
+        for metric in COMPARED
+    ]
+    # A row of soft targets is asked for others than its own item: models, too, only there.
+    pairs += [(metric, ALONE, NEW) for metric in COMPARED]
+    for metric, other, part in pairs:
+        gain = Gain(cell, metric, other, part)
         low, high = gain.interval
         better, worse = gain.users
         interval = f"{low:+.1%} to {high:+.1%}, {better:,} users better, {worse:,} worse"
-        what = f"{METHOD} against {other}, {metric}: {gain.verdict} ({interval}{note})"
-        ours, theirs = (f"{cell.mean(loss, metric):.4f}" for loss in (METHOD, other))
+        of = "" if part == cell.part else f" of {WORDS[part]}"
+        what = f"{METHOD} against {other}, {metric}{of}: {gain.verdict} ({interval}{note})"
+        ours, theirs = (f"{mean:.4f}" for mean in gain.means)
         yield Finding(cell.name, what, ours, theirs, 100 * gain.relative, "%")
 
 
@@ -157,6 +167,7 @@ def _means(cell: Cell, loss: str) -> dict[str, Any]:
         "ranked": cell.part,
         "means": {metric: cell.mean(loss, metric) for metric in SHOWN},
         "means_of_all_items": {metric: cell.mean(loss, metric, "all") for metric in SHOWN},
+        "means_of_new_items": {metric: cell.mean(loss, metric, NEW) for metric in SHOWN},
         "ndcg@10_by_seed": cell.by_seed(loss, "ndcg@10"),
         "scored_share": cell.scored_share,
     }

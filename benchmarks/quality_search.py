@@ -22,7 +22,7 @@ from benchmarks.quality_training import train
 from schemas.errors import DataError, UsageError
 from schemas.partitions import get
 from schemas.sequences import SEQUENCES
-from schemas.settings import Settings
+from schemas.settings import Settings, load
 from trainer.backbones import Backbone
 from trainer.checkpointing import ResumeState
 from trainer.losses import USE_SOFT_TARGETS
@@ -44,6 +44,10 @@ EQUAL = (
 
 None is drawn, but for `epochs` where a data set has a choice of them.
 """
+DECIDING = ("items", "sequences", "item_graph", "soft_targets", "training", "evaluation")
+"""Sections that decide what a trial's model and its numbers are."""
+INDIFFERENT = ("training.num_threads", *(f"training.{name}" for name in EQUAL))
+"""Settings that change nothing, and those that are recorded anyway."""
 SECONDS_PER_HOUR = 3600
 DIGEST_LENGTH = 12
 
@@ -190,8 +194,18 @@ def equal_settings(data: DataSet, root: Path, settings: Settings) -> dict[str, A
     """What all trials that are compared must share."""
     sealed = get(data.home(root) / "sealed", SEQUENCES, data.ds)
     values = settings.training.model_dump(include=set(EQUAL))
-    exclude_seen = {"exclude_seen": settings.evaluation.exclude_seen}
-    return values | exclude_seen | {"sequences_digest": sealed.manifest.content_digest}
+    values |= {"exclude_seen": settings.evaluation.exclude_seen}
+    values |= {"sequences_digest": sealed.manifest.content_digest}
+    if overridden := overrides(data, root):
+        values["overridden"] = overridden
+    return values
+
+
+def overrides(data: DataSet, root: Path) -> dict[str, Any]:
+    """Settings that environment variables give other values than the data set's file does."""
+    own, used = load(data.settings_file(root), {}), data.load_settings(root)
+    found = used.dotted(*DECIDING).items() - own.dotted(*DECIDING).items()
+    return {name: value for name, value in sorted(found) if name not in INDIFFERENT}
 
 
 def best_trials(trials: Sequence[Trial], backbone: str, losses: Sequence[str]) -> dict[str, Trial]:

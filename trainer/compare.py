@@ -27,7 +27,7 @@ from rich.table import Table
 from schemas.command import Parser
 from schemas.errors import DataError, PenumbraError, UsageError
 from schemas.settings import GateSettings, load
-from trainer.evidence import paired_interval
+from trainer.evidence import paired_gain
 from trainer.registry import Registry
 from trainer.sheets import NAMES, Sheet, pair_of, sheets_of
 
@@ -96,9 +96,9 @@ def _line(a: dict[str, Any], b: dict[str, Any], settings: GateSettings) -> Line:
             "the same users under both models",
             "re-run python -m trainer.evaluation for both nights with the same settings",
         )
-    interval = paired_interval(values_a, values_b, settings) if len(values_a) else None
+    gain = paired_gain(values_a, values_b, settings)
     values = (a["num_users"], a["value"], b["value"])
-    return Line(a["exclude_seen"], a["metric"], *values, interval)
+    return Line(a["exclude_seen"], a["metric"], *values, gain.interval if gain else None)
 
 
 def _order(metric: str) -> tuple[str, str, int]:

@@ -29,6 +29,7 @@ def found(monkeypatch, tmp_path):
     monkeypatch.setattr(discovery, "load_events", lambda *arguments: None)
     monkeypatch.setattr(discovery, "run_stage", run_stage)
     monkeypatch.setattr(discovery, "user_values", user_values)
+    monkeypatch.setattr(discovery, "users_of", lambda root, ds: np.array(["u", "v"]))
     collected = discovery.collect(tmp_path, NIGHTS, [17, 18], ["demo"])
     assert len(ran) == len(set(ran)) == 2 * (3 + 2 * 4)
     return collected
@@ -43,6 +44,7 @@ def test_a_users_seeds_are_one_value_a_night(found):
 def test_the_standard_error_is_of_users_not_of_seeds(found):
     row = [list(column.cells) for column in discovery.table(found).columns]
     models = row[0]
-    # Gains of 0.1 and 0.2 over a mean of 0.25, twice: 60 % and a deviation of 20 % over √4.
-    assert row[3][models.index("demo")] == "+60.0 ± 10.0 %"
+    # Gains of 0.1 and 0.2 over a mean of 0.25: 60 %, and a deviation of 20 % over √2 users, as
+    # nothing new is learned of them on the second night.
+    assert row[3][models.index("demo")] == "+60.0 ± 14.1 %"
     assert row[1][models.index("demo")] == "0.4000"

@@ -202,6 +202,20 @@ def test_an_interrupted_trial_is_not_resumed_with_other_settings(root, monkeypat
     assert used[0] == used[2] != used[1]
 
 
+def test_a_setting_that_is_overridden_makes_another_trial(root, monkeypatch):
+    settings = WALKS.load_settings(root)
+    plain = quality_search.equal_settings(WALKS, root, settings)
+    monkeypatch.setenv("PENUMBRA_TRAINING__NUM_THREADS", "1")
+    assert quality_search.equal_settings(WALKS, root, settings) == plain
+    monkeypatch.setenv("PENUMBRA_TRAINING__WEIGHT_DECAY", "0.5")
+    monkeypatch.setenv("PENUMBRA_ITEM_GRAPH__WINDOW", "3")
+    overridden = {"item_graph.window": 3, "training.weight_decay": 0.5}
+    found = quality_search.equal_settings(WALKS, root, settings)
+    assert found == plain | {"overridden": overridden}
+    with pytest.raises(UsageError, match="another trial 0 of mlp"):
+        search(WALKS, root, "mlp", LOSSES, 1, seed=7, run=run_nothing)
+
+
 def test_no_new_round_begins_when_the_time_is_over(root):
     search(WALKS, root, "mlp", LOSSES, 2, seed=7, hours=0.0, run=run_nothing)
     assert len(read_trials(root / "walks")) == len(LOSSES)
@@ -223,6 +237,18 @@ def test_the_report_has_the_numbers_of_the_files(root, cell, capsys):
         assert run["trials"] == [asdict(tried)]
         assert f"| {run['loss']} | {mean:.4f} |" in (root / "results" / "quality.md").read_text()
     assert "provisional: 2 seeds" in report["findings"][0]["what"]
+    compared = [one["what"].split(":")[0] for one in report["findings"][:-1]]
+    assert [what.split(", ", 1)[1] for what in compared] == [
+        "ndcg@10",
+        "recall@10",
+        "ndcg@10 of items new to the user",
+        "recall@10 of items new to the user",
+        "ndcg@10 of items new to the user",
+        "recall@10 of items new to the user",
+    ]
+    assert [what.split(",")[0] for what in compared[4:]] == [
+        "decoupled against soft_targets_alone"
+    ] * 2
 
 
 def test_a_report_keeps_the_cells_that_only_an_earlier_one_has(root, cell, tmp_path):
@@ -322,11 +348,11 @@ def test_gain_is_against_the_better_baseline_paired_over_users(cell):
     literal = Cell(cell.data, "mlp", cell.trials, cell.tried, found)
     assert literal.opponent("recall@10") == "cross_entropy"
     assert literal.opponent("ndcg@10") == "label_smoothing"
-    gain = Gain(literal, "ndcg@10", "label_smoothing")
+    gain = Gain(literal, "ndcg@10", "label_smoothing", "all")
     assert gain.relative == pytest.approx(0.125)
     assert gain.users == (3, 1)
     assert gain.verdict == "open"
     better = Cell(
         cell.data, "mlp", cell.trials, cell.tried, found | {"decoupled": scores(*[0.5] * 4)}
     )
-    assert Gain(better, "ndcg@10", better.opponent("ndcg@10")).verdict == "win"
+    assert Gain(better, "ndcg@10", better.opponent("ndcg@10"), "all").verdict == "win"
