@@ -1,9 +1,10 @@
 """Garbage: what nothing needs any more, found and deleted.
 
 Runs that no pointer names, pointers that were never moved, staged rows and resume states that
-nobody went on with, all once they are old enough that no process can be at work in them; and the
-artifacts of model versions beyond the newest few. A run's manifest stays, and a version with its
-tags: ledgers name it, and `explain` can still say where it came from.
+nobody went on with, all once they are old enough that no process can be at work in them; the
+artifacts of model versions beyond the newest few; and, where asked for, what is largest of nights
+long ago and no later night reads. A run's manifest stays, and a version with its tags: ledgers name
+it, and `explain` can still say where it came from.
 
 Champion, previous and candidate keep everything: artifact, and every run their lineage names.
 """
@@ -11,8 +12,8 @@ Champion, previous and candidate keep everything: artifact, and every run their 
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from pathlib import Path
 from stat import S_ISREG
 
@@ -35,10 +36,21 @@ class Garbage:
     bytes: int
     path: Path | None = None
     version: Version | None = None
+    is_current: bool = False
+    """Whether a pointer names it: its stage makes it anew when its night is repeated."""
+
+
+OF_THEIR_NIGHT = ("sequences", "item_graph", "soft_targets")
+"""The largest tables; only stages of the same night read them."""
 
 
 def collect(
-    registry: Registry, *, older_than: timedelta, keep_versions: int, dry_run: bool
+    registry: Registry,
+    *,
+    older_than: timedelta,
+    keep_versions: int,
+    keep_days: int | None = None,
+    dry_run: bool,
 ) -> list[Garbage]:
     """Deletes garbage, or with `dry_run` only finds it.
 
@@ -46,6 +58,7 @@ def collect(
         registry: Its root's tables and its versions are looked at.
         older_than: Since the last change of a folder; longer than any stage runs.
         keep_versions: Newest versions that keep their artifact, whatever their aliases.
+        keep_days: Nights up to the newest that keep all of their tables; None keeps all nights'.
         dry_run: Deletes nothing.
 
     Returns:
@@ -59,6 +72,7 @@ def collect(
         needed = {(i.table, i.ds, i.run) for v in aliased.values() for i in lineage(registry, v)}
         limit = time.time() - older_than.total_seconds()
         found = [*_old_files(registry.root, needed, limit)]
+        found += _old_nights(registry.root, needed, limit, keep_days) if keep_days else []
         found += _old_versions(registry, set(aliased), keep_versions)
         return found if dry_run else [one for one in found if _delete(registry, one)]
 
@@ -76,6 +90,20 @@ def _old_files(root: Path, needed: set[tuple[str, str, str]], limit: float) -> I
             yield from _if_old(root, pointer, limit)
     for state in sorted((root / "resume").glob("*/ds=*/*")):
         yield from _if_old(root, state, limit)
+
+
+def _old_nights(
+    root: Path, needed: set[tuple[str, str, str]], limit: float, keep_days: int
+) -> Iterator[Garbage]:
+    for table in OF_THEIR_NIGHT:
+        folders = sorted((root / "tables" / table).glob("v*/ds=*"))
+        days = {folder: date.fromisoformat(folder.name.removeprefix("ds=")) for folder in folders}
+        for folder, day in days.items():
+            run = current_run(folder)
+            is_kept = (max(days.values()) - day).days < keep_days
+            if run and not is_kept and (table, day.isoformat(), run) not in needed:
+                for found in _if_old(root, folder / f"run={run}", limit):
+                    yield replace(found, is_current=True)
 
 
 def _if_old(root: Path, path: Path, limit: float) -> Iterator[Garbage]:
@@ -121,7 +149,8 @@ def _delete(registry: Registry, garbage: Garbage) -> bool:
             return True
         folder = garbage.path.parent
         with locked(folder / ".lock"):
-            if garbage.path.name == f"run={current_run(folder)}":
+            is_current = garbage.path.name == f"run={current_run(folder)}"
+            if is_current and not garbage.is_current:
                 return False
             _delete_run(garbage.path)
     elif garbage.path:

@@ -133,6 +133,7 @@ def _collect_garbage(registry: Registry, options: Options) -> None:
         registry,
         older_than=timedelta(days=options.older_than_days),
         keep_versions=options.keep_versions,
+        keep_days=options.keep_days,
         dry_run=options.dry_run,
     )
     total = sum(one.bytes for one in found)
@@ -209,6 +210,10 @@ def _parse(arguments: Sequence[str]) -> Options:
     garbage = command(_collect_garbage, "delete what nothing that serves was made of", dry)
     garbage.add_argument("--older-than-days", type=_count, default=7, help="unchanged since (7)")
     garbage.add_argument("--keep-versions", type=_count, default=10, help="with artifacts (10)")
+    about = (
+        "of the newest nights with all tables; of older ones sequences, graph and soft targets go"
+    )
+    garbage.add_argument("--keep-days", type=_count, help=f"{about} (all)")
     for one in (explained, promoted):
         one.add_argument("version", type=int, help="a version's number")
     back.add_argument("--to", type=int, metavar="VERSION", help="what the champion replaced")

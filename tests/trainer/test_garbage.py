@@ -9,7 +9,8 @@ from schemas.checkpoints import CHECKPOINTS
 from schemas.errors import CorruptPartitionError, RegistryError
 from schemas.items import ITEMS
 from schemas.partitions import find, get
-from trainer import promotion
+from schemas.sequences import SEQUENCES
+from trainer import garbage, promotion
 from trainer.explanation import explain, lineage
 from trainer.garbage import collect
 from trainer.ledger import decisions, opponent
@@ -112,6 +113,42 @@ def test_op25_a_dry_run_deletes_nothing_and_counts_the_same_bytes(three_nights, 
     assert [g.name for g in would] == [run_name(old), "artifact of version 1"]
     assert would[0].bytes == sum(file.stat().st_size for file in old.files)
     assert collect(three_nights, **limits, dry_run=False) == would
+
+
+def test_op25_large_tables_of_nights_long_ago_go_where_asked_for_and_are_made_anew(
+    three_nights, publish_sequences
+):
+    root = three_nights.root
+    nights = [DS + timedelta(days=n) for n in range(3)]
+    first, second, third = (publish_sequences([([1, 2], [3])], ds) for ds in nights)
+    limits = {"older_than": WEEK, "keep_versions": 10}
+    assert collect(three_nights, **limits, keep_days=2, dry_run=False) == []  # not old enough
+    for _ in range(2):  # what the fixtures published before goes first
+        make_old(root)
+        collect(three_nights, **limits, dry_run=False)
+    make_old(root)
+    assert collect(three_nights, **limits, dry_run=False) == []
+    (found,) = collect(three_nights, **limits, keep_days=2, dry_run=True)
+    assert found.name == run_name(first) and first.files[0].exists()
+    assert collect(three_nights, **limits, keep_days=2, dry_run=False) == [found]
+    assert collect(three_nights, **limits, keep_days=2, dry_run=False) == []
+    with pytest.raises(CorruptPartitionError, match="sequences"):
+        get(root, SEQUENCES, DS)
+    assert [get(root, SEQUENCES, ds) for ds in nights[1:]] == [second, third]
+    publish_sequences([([1, 2], [3])], DS)
+    assert get(root, SEQUENCES, DS).manifest.content_digest == first.manifest.content_digest
+
+
+def test_op25_large_tables_of_old_nights_that_a_serving_version_names_stay(
+    three_nights, publish_sequences, monkeypatch
+):
+    old = publish_sequences([([1, 2], [3])], DS)
+    publish_sequences([([1, 2], [3])], DS + timedelta(days=9))
+    make_old(three_nights.root)
+    limits = {"older_than": WEEK, "keep_versions": 10, "keep_days": 1, "dry_run": True}
+    assert run_name(old) in [one.name for one in collect(three_nights, **limits)]
+    monkeypatch.setattr(garbage, "lineage", lambda registry, version: [old.as_input()])
+    assert run_name(old) not in [one.name for one in collect(three_nights, **limits)]
 
 
 def test_op25_leftovers_of_killed_processes_go_once_they_are_old(three_nights):
