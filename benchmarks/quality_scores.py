@@ -18,6 +18,7 @@ from benchmarks.quality_roots import RunStage, run_stage, soft_root
 from benchmarks.quality_search import (
     Trial,
     best_trials,
+    equal_settings,
     model_file,
     read_trials,
     training_root,
@@ -26,6 +27,7 @@ from benchmarks.quality_search import (
 from benchmarks.quality_space import METHOD
 from benchmarks.quality_targets import led_to
 from benchmarks.quality_training import PARTS, Trained, train, user_values
+from schemas.errors import UsageError
 from schemas.items import ITEMS
 from schemas.partitions import get
 from schemas.sequences import SEQUENCES
@@ -71,9 +73,13 @@ def score(
         run: Runs a stage.
 
     Raises:
-        UsageError: The losses' budgets differ.
+        UsageError: The losses' budgets differ, or settings and data are not those of the search.
     """
     best = best_trials(read_trials(data.home(root)), backbone, losses)
+    equal = equal_settings(data, root, data.load_settings(root))
+    if any(trial.equal != equal for trial in best.values()):
+        others = f"other settings or data of {data.name} than when its trials were recorded"
+        raise UsageError(others, "the same", "the variables PENUMBRA_…, or a new root")
     for seed in seeds:
         for trial in best.values():
             file = score_file(data.home(root), trial, seed)

@@ -56,9 +56,9 @@ DIGEST_LENGTH = 12
 class Trial:
     """One line of the file: what was tried, and what validation said.
 
-    `equal` is what must be the same for all trials that are compared: `EQUAL` and the sealed
-    sequences' digest. `error` is empty unless the training ended with one; then the trial counts
-    with validation 0.
+    `equal` is what must be the same for all trials that are compared: `EQUAL`, whether seen items
+    are ranked, the sealed sequences' digest, and what the environment overrides. `error` is empty
+    unless the training ended with one; then the trial counts with validation 0.
     """
 
     backbone: str
@@ -224,7 +224,7 @@ def best_trials(trials: Sequence[Trial], backbone: str, losses: Sequence[str]) -
         fix = "python -m benchmarks.quality search with all losses, the same --seed and --trials"
         raise UsageError(f"{counts} with {backbone}", "the same trials of every loss", fix)
     if any(equal != equals[0] for equal in equals):
-        expected = f"trials with the same data, {', '.join(EQUAL)}"
+        expected = f"trials with the same data, overridden settings, {', '.join(EQUAL)}"
         raise UsageError(f"different budgets with {backbone}", expected, "a new root")
     best = {loss: max(found, key=lambda t: t.validation_ndcg_10) for loss, found in of_loss.items()}
     for loss, trial in best.items():

@@ -2,6 +2,7 @@
 
 An incident is one error of one task about one night. Its first failure is told; while it is open,
 further tries and repetitions of the night are silent; the task's success for that night closes it.
+A run without a night is an incident of its own, which nothing closes.
 
     <root>/alerts/alerts.jsonl                             every alert, a line each
     <root>/alerts/open/<dag>/<night>/<task>/<error>.json   open; delete it to be told again

@@ -39,12 +39,10 @@ from dags import night_date, turns
 from dags.night_params import overrides
 from dags.process_group import ProcessGroup
 from schemas.command import PARENT_VARIABLE, die_with
-from schemas.errors import MissingInputError, UsageError
+from schemas.errors import NEVER_RETRIED, MissingInputError, UsageError
 from schemas.settings import Settings
 
 PYTHON_VARIABLE = "PENUMBRA_PYTHON"
-NEVER_RETRIED = range(64, 79)
-"""Exit codes of sysexits.h, which the stages' errors carry."""
 
 
 class StageOperator(BaseOperator):

@@ -8,6 +8,7 @@ Needs Docker, Compose (v2 or v1.29) and Python, nothing of the project's environ
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -155,12 +156,11 @@ def project_name(env_file: Path) -> str:
     """The name that `docker compose` gives this project by itself: the environment's, else .env's.
 
     Args:
-        env_file: As Compose reads it, a line `NAME=value` a variable.
+        env_file: Lines `NAME=value`, perhaps with `export`, quotes or a comment.
     """
-    lines = [line.partition("=") for line in env_file.read_text().splitlines()]
-    written = {name.strip(): value.strip().strip("\"'") for name, _, value in lines}
-    name = os.environ.get(PROJECT_VARIABLE) or written.get(PROJECT_VARIABLE)
-    return name or "penumbra"
+    pattern = rf"^\s*(?:export\s+)?{PROJECT_VARIABLE}\s*=\s*[\"']?([\w-]*)"
+    written = re.findall(pattern, env_file.read_text(), re.MULTILINE)
+    return os.environ.get(PROJECT_VARIABLE) or "".join(written[-1:]) or "penumbra"
 
 
 def compose_command() -> list[str]:

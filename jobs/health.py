@@ -26,6 +26,7 @@ from schemas.command import Night, Stage, closing_line, find_own, run
 from schemas.errors import HealthError
 from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
+from schemas.items import ITEMS
 from schemas.partitions import Input, Partition, get, published_dates, window
 from schemas.quarantine import QUARANTINE
 from schemas.settings import HealthSettings, Settings
@@ -34,7 +35,9 @@ Limits = tuple[float | None, float | None]
 """The least and the greatest value that let a night go on; None where there is no such limit."""
 
 STOPPED_BY = "stopped_by"
-"""Note in the manifest: metrics that stopped the night; none where a dry run accepted them."""
+"""Note in the manifest: metrics that stop whoever reads the day; none where a dry run of the day's
+own night accepted them.
+"""
 SETTINGS = {
     "volume": ("health.min_volume", "health.max_volume"),
     "quarantine_rate": ("", "health.max_quarantine_rise"),
@@ -83,7 +86,11 @@ class Row:
 
 def inputs(root: Path, ds: date, settings: Settings) -> list[Input]:
     """Interactions and quarantine of the night and of the weeks before it."""
-    days = days_of(root, ds, settings.health)
+    return lineage(days_of(root, ds, settings.health))
+
+
+def lineage(days: Sequence[Day]) -> list[Input]:
+    """Both partitions of some days, as inputs."""
     return [part.as_input() for day in days for part in (day.interactions, day.quarantine)]
 
 
@@ -102,12 +109,12 @@ def main(night: Night) -> None:
 
     Raises:
         HealthError: Naming every number beyond its limit, or every earlier day of the window that
-            stopped its own night, unless `health.mode` is `dry_run`.
+            was beyond one, unless `health.mode` is `dry_run`.
     """
     settings = night.settings.health
     for ds in passed_over(night):
-        judge_day(night, ds, inputs(night.root, ds, night.settings))
-    rows, published = judge_day(night, night.ds, night.inputs)
+        judge_day(night, ds, is_enforced=True)  # a dry run is of its own day alone
+    rows, published = judge_day(night, night.ds, is_enforced=settings.mode == "enforce")
     beyond = [row for row in rows if row.verdict == "beyond"]
     stopped = stopped_before(night)
     if beyond and settings.mode == "enforce":
@@ -117,28 +124,33 @@ def main(night: Night) -> None:
     for row in beyond:
         print(f"health {night.ds}: {_found(row)} is beyond its limit, dry run", flush=True)
     for day in stopped:
-        print(
-            f"health {night.ds}: that of {day.manifest.ds} stopped its night, dry run", flush=True
-        )
+        print(f"health {night.ds}: {day.manifest.ds} was beyond its limits, dry run", flush=True)
 
 
 def passed_over(night: Night) -> list[date]:
     """Earlier days of the window, since the first that was judged, that nobody has judged.
 
-    Their night never ran, or died before it came to this: an outage, or a late delivery.
+    Their night never ran, or died before it came to this: an outage, or a late delivery. It is too
+    late for what the catalogue has learned, as a first night does from all days before it.
     """
     start = night.ds - timedelta(days=night.settings.events.history_days - 1)
     judged = published_dates(night.root, HEALTH)
     since = max(start, min(judged, default=night.ds))
     days = published_dates(night.root, INTERACTIONS)
-    return [day for day in days if since <= day < night.ds and day not in judged]
+    new = [day for day in days if since <= day < night.ds and day not in judged]
+    nights = [day for day in published_dates(night.root, ITEMS) if new and day < night.ds]
+    learned = get(night.root, ITEMS, max(nights)).manifest.inputs if nights else []
+    known = {source["ds"] for source in learned if source["table"] == INTERACTIONS.table}
+    return [day for day in new if day.isoformat() not in known]
 
 
-def judge_day(night: Night, ds: date, sources: Sequence[Input]) -> tuple[list[Row], Partition]:
+def judge_day(night: Night, ds: date, *, is_enforced: bool) -> tuple[list[Row], Partition]:
     """The rows of a day beside the weeks before it, and its published partition of them."""
-    *earlier, day = days_of(night.root, ds, night.settings.health)
-    rows = measure(day, earlier, night.settings.health)
-    return rows, publish_once(night, ds, rows, sources)
+    days = days_of(night.root, ds, night.settings.health)
+    rows = measure(days[-1], days[:-1], night.settings.health)
+    beyond = [row.metric for row in rows if row.verdict == "beyond"]
+    notes: dict[str, object] = {STOPPED_BY: sorted(beyond) if is_enforced else []}
+    return rows, publish_once(night, ds, rows, notes, lineage(days))
 
 
 def days_of(root: Path, ds: date, settings: HealthSettings) -> list[Day]:
@@ -206,15 +218,16 @@ def age_hours(day: Day) -> float:
 
 
 def publish_once(
-    night: Night, ds: date, rows: Sequence[Row], sources: Sequence[Input]
+    night: Night,
+    ds: date,
+    rows: Sequence[Row],
+    notes: dict[str, object],
+    sources: Sequence[Input],
 ) -> Partition:
     """Publishes the rows, unless they are what is published from the same inputs already."""
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=HEALTH.schema)
     table = table.sort_by("metric")
     published = find_own(night.root, HEALTH, ds)
-    is_enforced = night.settings.health.mode == "enforce"
-    beyond = [row.metric for row in rows if row.verdict == "beyond"]
-    notes = {STOPPED_BY: sorted(beyond) if is_enforced else []}
     if published and published.read().equals(table):
         m = published.manifest
         if (m.fingerprint, m.notes) == (night.fingerprint, notes):
@@ -237,7 +250,7 @@ def explain(ds: date, beyond: Sequence[Row], published: Partition) -> HealthErro
 
 
 def stopped_before(night: Night) -> list[Partition]:
-    """Health of earlier days of the window that stopped their night, oldest first."""
+    """Health of earlier days of the window that were beyond their limits, oldest first."""
     start = night.ds - timedelta(days=night.settings.events.history_days - 1)
     dates = [day for day in published_dates(night.root, HEALTH) if start <= day < night.ds]
     found = [get(night.root, HEALTH, day) for day in dates]

@@ -26,6 +26,10 @@ def error_classes(base: type[PenumbraError] = PenumbraError) -> list[type[Penumb
     return [found for kind in base.__subclasses__() for found in (kind, *error_classes(kind))]
 
 
+NEVER_RETRIED = range(64, 79)
+"""Exit codes of sysexits.h, which the stages' errors carry: trying again is no use."""
+
+
 class UsageError(PenumbraError):
     """The command line asks for something that cannot be."""
 

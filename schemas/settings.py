@@ -8,6 +8,7 @@ Sections are in `schemas/jobs_settings.py` and `schemas/trainer_settings.py`.
 import hashlib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime, timedelta
@@ -105,11 +106,15 @@ class ScheduleSettings(Frozen):
 
 
 def _is_cron(text: str) -> bool:
-    """Whether Airflow will read it as five fields or as a name such as @daily."""
-    from croniter import croniter  # every start of a stage would pay for it
+    """Whether it is five fields or a name such as @daily, and comes true some day."""
+    from croniter import CroniterError, croniter  # every start of a stage would pay for it
 
-    is_named = text.startswith("@")
-    return (is_named or len(text.split()) == 5) and bool(croniter.is_valid(text))
+    is_random = re.match(r"R\b|.* R\b", text) is not None  # another time at every look
+    is_long_enough = text.startswith("@") or len(text.split()) == 5
+    try:
+        return is_long_enough and not is_random and bool(croniter(text).get_next())
+    except CroniterError:
+        return False
 
 
 def _is_daily(cron: str) -> bool:

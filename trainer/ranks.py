@@ -17,11 +17,9 @@ from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from schemas.command import PARENT_VARIABLE, Night, Stage, die_with_parent, run
-from schemas.errors import PenumbraError
+from schemas.errors import NEVER_RETRIED, PenumbraError
 
 T = TypeVar("T")
-OWN_EXIT_CODES = range(64, 79)
-"""Of a stage that says what was found, expected, and where to fix it."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def spread(stage: Stage, num_processes: int) -> None:
         torchrun.run(torchrun.parse_args([*processes, "-m", stage.module, *sys.argv[1:]]))
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
-        own = [code for code in codes if code in OWN_EXIT_CODES]
+        own = [code for code in codes if code in NEVER_RETRIED]
         sys.exit(own[0] if own else 1)
     sys.exit(0)
 

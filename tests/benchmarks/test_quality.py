@@ -214,6 +214,8 @@ def test_a_setting_that_is_overridden_makes_another_trial(root, monkeypatch):
     assert found == plain | {"overridden": overridden}
     with pytest.raises(UsageError, match="another trial 0 of mlp"):
         search(WALKS, root, "mlp", LOSSES, 1, seed=7, run=run_nothing)
+    with pytest.raises(UsageError, match="other settings or data of walks"):
+        score(WALKS, root, "mlp", LOSSES, [8], run=run_nothing)
 
 
 def test_no_new_round_begins_when_the_time_is_over(root):

@@ -13,6 +13,9 @@ STACK = runpy.run_path(str(Path(__file__).parent.parent.parent / "docker" / "sta
     [
         ("COMPOSE_PROJECT_NAME=second\n", None, "second"),
         ("COMPOSE_PROJECT_NAME='second'\n", None, "second"),
+        ("COMPOSE_PROJECT_NAME=second  # mine\n", None, "second"),
+        ("export COMPOSE_PROJECT_NAME=second\n", None, "second"),
+        ("COMPOSE_PROJECT_NAME=\n", None, "penumbra"),
         ("COMPOSE_PROJECT_NAME=second\n", "third", "third"),
         ("OTHER=second\n", None, "penumbra"),
     ],

@@ -7,6 +7,7 @@ from argparse import Namespace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from jobs.health import STAGE, main
@@ -14,7 +15,9 @@ from schemas.command import _run
 from schemas.errors import HealthError, MissingInputError
 from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
-from schemas.partitions import get
+from schemas.items import ITEMS
+from schemas.partitions import find, get
+from schemas.publishing import draft, new_token, publish
 from schemas.quarantine import QUARANTINE
 from schemas.settings import EventsSettings, HealthSettings, Settings, SplitSettings
 
@@ -160,6 +163,35 @@ def test_op14_a_day_without_a_night_of_its_own_is_judged_before_tonights(
     main(make_night())
 
 
+def test_op14_a_dry_run_of_tonight_accepts_no_day_before_it(weeks, day, make_night, capsys):
+    day(2, 10)
+    main(night_of(make_night, 2))
+    day(1, 10, hours=9)
+    day(0, 10)
+    main(night_of(make_night, 0, "dry_run"))
+    assert "2017-10-30 was beyond its limits, dry run" in capsys.readouterr().out
+    with pytest.raises(HealthError, match="2017-10-30 in the window, stopped by its freshness"):
+        main(make_night())
+    main(night_of(make_night, 1, "dry_run"))
+    main(make_night())
+
+
+def test_op14_days_that_the_catalogue_has_learned_are_not_judged_after_the_fact(
+    weeks, day, make_night, tmp_path
+):
+    """The first night judges none of the days before it; then an older one is back-filled."""
+    cut_off = day(3, 10, hours=9)
+    run = draft(tmp_path, ITEMS, DS - timedelta(days=1), new_token())
+    item = {"item_index": 1, "item_id": "a", "support": 1}
+    item |= dict.fromkeys(("first_seen", "last_seen"), MIDNIGHT)
+    run.write(pa.Table.from_pylist([item], schema=ITEMS.schema))
+    publish(run, DS - timedelta(days=1), inputs=[cut_off.as_input()])
+    main(night_of(make_night, 7))
+    day(0, 10)
+    main(make_night())
+    assert find(tmp_path, HEALTH, DS - timedelta(days=3)) is None
+
+
 def last_days(num_days):
     split = SplitSettings(protocol="leave_one_out")  # any length of the window has room for it
     return Settings(events=EventsSettings(history_days=num_days), split=split)
@@ -173,7 +205,7 @@ def test_op14_a_day_that_left_the_window_stops_nothing(stopped, make_night, day)
 
 def test_a_dry_run_says_which_day_before_it_stopped_its_night(stopped, make_night, capsys):
     main(night_of(make_night, 0, "dry_run"))
-    assert "that of 2017-10-29 stopped its night, dry run" in capsys.readouterr().out
+    assert "2017-10-29 was beyond its limits, dry run" in capsys.readouterr().out
 
 
 def test_every_number_beyond_its_limit_is_named(weeks, day, make_night):

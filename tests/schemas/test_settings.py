@@ -59,6 +59,8 @@ def test_a_bad_setting_names_its_key_and_what_is_allowed(tmp_path, line, message
         ("[schedule]\ncron = 'foo'", r"schedule\.cron = 'foo'; expected minute, hour"),
         ("[schedule]\ncron = '61 * * * *'", r"schedule\.cron = '61 \* .*; expected minute, hour"),
         ("[schedule]\ncron = '0 2 * * * *'", r"schedule\.cron = .*; expected minute, hour"),
+        ("[schedule]\ncron = '0 0 30 2 *'", r"schedule\.cron = '0 0 30 2 \*'; expected minute"),
+        ("[schedule]\ncron = 'R 2 * * *'", r"schedule\.cron = 'R 2 \* .*; expected minute"),
         ("[schedule]\ncron = '0 2 * * 1-5'", r"schedule\.cron = .*; expected one night for every"),
         ("[schedule]\ncron = '0 */6 * * *'", r"schedule\.cron = .*; expected one night for every"),
         ("[schedule]\ncron = '0 2 1-30 * *'", r"schedule\.cron = .*; expected one night for every"),
