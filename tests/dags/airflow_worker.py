@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import sys
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,8 +27,9 @@ for line in sys.stdin:
     own = dict(os.environ)
     os.environ |= request["environment"]
     seen: dict[str, Any] = {}
+    run_has_ended = threading.Event()
     if request["answer"] is not None:
-        answering(request["answer"], seen)
+        answerer = answering(request["answer"], seen, run_has_ended)
     importlib.reload(importlib.import_module("dags.installation"))
     # Inside one process, Airflow writes a run's values into the params of DAG and tasks.
     dag = importlib.reload(importlib.import_module(f"dags.{request['dag']}")).dag
@@ -36,6 +38,9 @@ for line in sys.stdin:
         run_conf=request["conf"],
         mark_success_pattern=request["mark_success"],
     )
+    run_has_ended.set()
+    if request["answer"] is not None:
+        answerer.join()  # where nobody was asked, it would answer the next run's question
     os.environ.clear()
     os.environ |= own
     tasks = {t.task_id: t for t in run.get_task_instances()}

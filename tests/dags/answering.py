@@ -7,20 +7,23 @@ from typing import Any
 SECONDS_UNTIL_IDLE = 2.0
 
 
-def answering(given: dict[str, Any], seen: dict[str, Any]) -> threading.Thread:
+def answering(
+    given: dict[str, Any], seen: dict[str, Any], run_has_ended: threading.Event
+) -> threading.Thread:
     """Answers the first task that waits for input, and notes in `seen` what it looked like.
 
     Args:
         given: `chosen` (Approve or Reject) and `user`, or nothing: then time runs out; or `clear`:
             the task is cleared, as the UI does it.
         seen: Filled with state, pool slots and the question.
+        run_has_ended: Set where nobody will be asked any more.
     """
-    thread = threading.Thread(target=_answer, args=(given, seen), daemon=True)
+    thread = threading.Thread(target=_answer, args=(given, seen, run_has_ended), daemon=True)
     thread.start()
     return thread
 
 
-def _answer(given: dict[str, Any], seen: dict[str, Any]) -> None:
+def _answer(given: dict[str, Any], seen: dict[str, Any], run_has_ended: threading.Event) -> None:
     from airflow.models.pool import Pool
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
@@ -30,8 +33,8 @@ def _answer(given: dict[str, Any], seen: dict[str, Any]) -> None:
 
     waits = select(TaskInstance).where(TaskInstance.state == TaskInstanceState.AWAITING_INPUT)
     waits = waits.options(joinedload(TaskInstance.hitl_detail))
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
+    run = None
+    while not run and not run_has_ended.is_set():
         with create_session() as session:
             task = session.scalars(waits).first()
             if task:
@@ -50,8 +53,9 @@ def _answer(given: dict[str, Any], seen: dict[str, Any]) -> None:
                     },
                 }
                 run = task.dag_id, task.run_id
-                break
         time.sleep(0.1)
+    if not run:
+        return
     if given.get("clear"):
         # `dag.test` still writes the task's row for a moment; then it looks once a second.
         time.sleep(SECONDS_UNTIL_IDLE)
