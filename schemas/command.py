@@ -101,9 +101,14 @@ def run(stage: Stage, main: Callable[[Night], Any]) -> NoReturn:
     try:
         _run(stage, main, _parse(stage))
     except PenumbraError as error:
-        print(f"{stage.module}: {type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        fail(stage, error)
     sys.exit(0)
+
+
+def fail(stage: Stage, error: PenumbraError) -> NoReturn:
+    """Ends a stage with the one line that its error owes, and its exit code."""
+    print(f"{stage.module}: {type(error).__name__}: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 def _run(stage: Stage, main: Callable[[Night], Any], arguments: argparse.Namespace) -> None:

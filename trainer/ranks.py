@@ -14,9 +14,8 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from schemas.command import PARENT_VARIABLE, Night, Stage, die_with_parent, run
+from schemas.command import PARENT_VARIABLE, Night, Stage, die_with_parent, fail, run
 from schemas.errors import NEVER_RETRIED, PenumbraError
 
 T = TypeVar("T")
@@ -74,6 +73,7 @@ def spread(stage: Stage, num_processes: int) -> None:
     if num_processes == 1 or "WORLD_SIZE" in os.environ:
         return
     from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     sys.stdout.flush()
     os.environ[PARENT_VARIABLE] = str(os.getpid())
@@ -106,8 +106,7 @@ def run_ranks(stage: Stage, main: Callable[[Night], Any]) -> NoReturn:
         try:
             main(night)
         except PenumbraError as error:
-            print(f"{stage.module}: {type(error).__name__}: {error}", file=sys.stderr)
-            sys.exit(error.exit_code)
+            fail(stage, error)
     dist.destroy_process_group()
     sys.exit(0)
 
