@@ -77,9 +77,11 @@ def score(
     """
     best = best_trials(read_trials(data.home(root)), backbone, losses)
     equal = equal_settings(data, root, data.load_settings(root))
-    if any(trial.equal != equal for trial in best.values()):
-        others = f"other settings or data of {data.name} than when its trials were recorded"
-        raise UsageError(others, "the same", "the variables PENUMBRA_…, or a new root")
+    for trial in best.values():
+        names = [n for n in {*equal, *trial.equal} if equal.get(n) != trial.equal.get(n)]
+        if names:
+            others = f"other {', '.join(sorted(names))} of {data.name} than its trials recorded"
+            raise UsageError(others, "the same", "the variables PENUMBRA_…, or a new --root")
     for seed in seeds:
         for trial in best.values():
             file = score_file(data.home(root), trial, seed)

@@ -214,7 +214,7 @@ def test_a_setting_that_is_overridden_makes_another_trial(root, monkeypatch):
     assert found == plain | {"overridden": overridden}
     with pytest.raises(UsageError, match="another trial 0 of mlp"):
         search(WALKS, root, "mlp", LOSSES, 1, seed=7, run=run_nothing)
-    with pytest.raises(UsageError, match="other settings or data of walks"):
+    with pytest.raises(UsageError, match="other overridden of walks than its trials"):
         score(WALKS, root, "mlp", LOSSES, [8], run=run_nothing)
 
 
