@@ -45,7 +45,7 @@ Normaliser = Callable[[Floats, Indices, Indices, ItemWeights], Floats]
 """(pair weights, items, neighbours, item weights), vectors of E edges, to E edge weights ≥ 0."""
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _ratio(numerator, denominator):  # type: ignore[no-untyped-def]
     """Their quotient; 0 where the denominator is 0."""
     return numerator / denominator if denominator > 0 else 0.0
@@ -57,7 +57,7 @@ def raw(pair_weight, item, neighbour, weights):  # type: ignore[no-untyped-def]
     return pair_weight
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def cosine(pair_weight, item, neighbour, weights):  # type: ignore[no-untyped-def]
     """w(i,j) / √(m(i) m(j)); 0 where an item's own weight is too small to be counted.
 
@@ -68,8 +68,9 @@ def cosine(pair_weight, item, neighbour, weights):  # type: ignore[no-untyped-de
     """
     own, weight = weights.own, np.empty_like(pair_weight)
     for e in range(len(weight)):
-        mean = np.sqrt(own[item[e]] * own[neighbour[e]])
-        weight[e] = min(_ratio(pair_weight[e], mean), 1.0)
+        weight[e] = own[item[e]] * own[neighbour[e]]
+    for e in range(len(weight)):  # a loop of its own has eight roots and quotients at once
+        weight[e] = min(_ratio(pair_weight[e], np.sqrt(weight[e])), 1.0)
     return weight
 
 

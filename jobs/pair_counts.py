@@ -18,10 +18,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from jobs.prefetch import prefetch
 from schemas.settings import ItemGraphSettings
 
 COUNTS_AT_ONCE = 200_000
 """Pairs of items counted before they are pruned: in cache, and no result depends on it."""
+AHEAD, LINES_AROUND, POSITIONS_OF_A_LINE = 2, 4, 16
+"""How many of an item's places beforehand what stands around one is asked for, and how much of it.
+"""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,11 @@ def _count(  # type: ignore[no-untyped-def]
     while row < len(ends) - 1 and num_found + len(found) <= len(neighbours):
         start = num_found
         for at in range(ends[row], ends[row + 1]):
-            place = places[at]
+            place, soon = places[at], places[min(at + AHEAD, len(places) - 1)]
+            for line in range(-LINES_AROUND, LINES_AROUND):
+                prefetch(items, soon + line * POSITIONS_OF_A_LINE)
+            own = items[place]
+            found[own] = 1  # so that it is never new
             for step in (1, -1):
                 if step == -1 and is_forward:
                     break
@@ -123,8 +131,6 @@ def _count(  # type: ignore[no-untyped-def]
                     neighbour = items[other]
                     if neighbour == 0:
                         break
-                    if neighbour == items[place]:
-                        continue
                     if len(strengths):
                         pair = strengths[min(place, other)] * strengths[max(place, other)]
                         weight = np.int64(np.rint(decay[distance - 1] * pair * scale))
@@ -135,6 +141,7 @@ def _count(  # type: ignore[no-untyped-def]
                     neighbours[num_found] = neighbour
                     num_found += (before == 0) & (weight != 0)
                     found[neighbour] = before + weight
+            found[own] = 0
         for at in range(start, num_found):
             units[at] = found[neighbours[at]]
             found[neighbours[at]] = 0

@@ -18,7 +18,7 @@ ALLOWED_OWN = {
 NUMBERS = {"numpy", "scipy", "pandas", "pyarrow"}
 ALLOWED_OTHERS = {
     "schemas": {"croniter", "pyarrow", "pydantic"},
-    "jobs": {"numpy", "numba", "pyarrow", "pyspark", "py4j"},
+    "jobs": {"numpy", "numba", "llvmlite", "pyarrow", "pyspark", "py4j"},
     "trainer": NUMBERS
     | {
         "torch",
