@@ -27,7 +27,7 @@ from jobs.edges import Pruning, write_bucket
 from jobs.normalisers import ItemWeights
 from jobs.pair_counts import fraction_bits, num_position_pairs
 from jobs.positions import FRACTION_BITS, Histories, Slice
-from jobs.spark import adopt, context, run_tasks
+from jobs.spark import adopt, context, prestart_workers, run_tasks
 from jobs.stopwatch import Stopwatch
 from schemas.command import Night, Stage, run
 from schemas.errors import DataError
@@ -61,6 +61,7 @@ STAGE = Stage(
 def main(night: Night) -> None:
     """Counts, normalises, prunes and publishes the graph of one night."""
     clock, settings = Stopwatch(), night.settings.item_graph
+    prestart_workers(night.settings.spark)
     sequences = get(night.root, SEQUENCES, night.ds)
     num_items = get(night.root, ITEMS, night.ds).manifest.rows
     check_catalogue(sequences, ("item_indices",), num_items)

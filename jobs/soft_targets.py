@@ -23,7 +23,7 @@ from jobs.diagnostics import Shape, summary
 from jobs.plans import choose_plan, mix_users, propagate_items
 from jobs.propagation import Trace
 from jobs.seed_parts import Seeds, Work, count_hits, share_graph, share_item_rows
-from jobs.spark import adopt, context, run_tasks
+from jobs.spark import adopt, context, prestart_workers, run_tasks
 from jobs.stopwatch import Stopwatch
 from schemas.command import Night, Stage, run
 from schemas.errors import DataError
@@ -58,6 +58,7 @@ STAGE = Stage(
 def main(night: Night) -> None:
     """Propagates from all seeds of one night and publishes where it arrived."""
     clock, settings = Stopwatch(), night.settings.soft_targets
+    prestart_workers(night.settings.spark)
     graph, items, sequences = (
         get(night.root, contract, night.ds) for contract in (ITEM_GRAPH, ITEMS, SEQUENCES)
     )

@@ -1,5 +1,6 @@
 """Spark: the session, types derived from contracts, and reading and writing partitions."""
 
+import atexit
 import gc
 import os
 import re
@@ -9,8 +10,9 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from tempfile import mkdtemp
 from threading import Thread
 from typing import Any
 
@@ -21,6 +23,7 @@ from pyspark.sql.types import StructType
 
 from jobs.class_archive import java_options
 from jobs.java import find_java_home
+from jobs.worker_daemon import prestart
 from schemas.command import Night
 from schemas.contract import Contract
 from schemas.partitions import Input, Partition
@@ -56,6 +59,9 @@ LOCAL = {
 ON_EXECUTORS = {"spark.executorEnv.XDG_CACHE_HOME": "cache"}
 """Compiled loops are kept in an executor's working folder: it may write there, at home perhaps not.
 """
+SOCKETS = "spark.python.unix.domain.socket."
+LONGEST_SOCKET_FOLDER = 60
+"""Characters: a socket's path, 42 more, must keep below 108 of them (104 where it is not Linux)."""
 PROJECT = Path(__file__).parent.parent
 SHIPPED = ("jobs", "schemas")
 """Packages that tasks import on executors."""
@@ -64,6 +70,12 @@ GREETINGS = re.compile(
     rb"WARNING: Using incubator|Using Spark's default|Setting default log|To adj"
 )
 WARNINGS = re.compile(rb"\S+ \S+ WARN ")
+
+
+def prestart_workers(settings: SparkSettings) -> None:
+    """Prepares Python workers for a local Spark that is started next; a stage does this first."""
+    if _is_local(settings) and SparkContext._active_spark_context is None:
+        prestart()
 
 
 def session(name: str, settings: SparkSettings) -> SparkSession:
@@ -108,9 +120,25 @@ def _conf(name: str, settings: SparkSettings) -> dict[str, str]:
         "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),
         "spark.hadoop.parquet.block.size": str(ROW_GROUP_BYTES),
     }
-    where = LOCAL if _is_local(settings) else ON_EXECUTORS
+    where = LOCAL | _sockets() if _is_local(settings) else ON_EXECUTORS
     options = f"{settings.conf.get(JAVA_OPTIONS, '')} {java_options()}".strip()
     return ALWAYS | own | where | settings.conf | {JAVA_OPTIONS: options}
+
+
+def _sockets() -> dict[str, str]:
+    """Lets a local Spark and its Python meet at files; by TCP a task takes 80 ms instead of 40."""
+    folder = _socket_folder()
+    if len(folder) > LONGEST_SOCKET_FOLDER:
+        return {}
+    return {f"{SOCKETS}enabled": "true", f"{SOCKETS}dir": folder}
+
+
+@cache
+def _socket_folder() -> str:
+    """A folder that goes with this process, since Spark leaves one of its files behind."""
+    folder = mkdtemp(prefix="penumbra-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _zip_code(path: Path) -> Path:
