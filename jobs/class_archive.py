@@ -18,6 +18,7 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from jobs.java import find_java_home
+from schemas.collector import at_work
 from schemas.errors import MissingProgramError, PenumbraError
 from schemas.settings import SparkSettings
 
@@ -112,4 +113,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with at_work():
+        sys.exit(main())

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from schemas.collector import at_work
 from schemas.errors import MissingProgramError, PenumbraError
 
 SUPPORTED = (17, 21)
@@ -136,4 +137,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with at_work():
+        sys.exit(main(sys.argv[1:]))

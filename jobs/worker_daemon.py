@@ -20,6 +20,8 @@ import sys
 import traceback
 from pathlib import Path
 
+from schemas.collector import at_work
+
 ARCHIVES = ("pyspark.zip", "py4j-")
 """Beginnings of the names of what Spark puts on the path before the installed packages."""
 WAITING = "PENUMBRA_WORKER_DAEMON"
@@ -117,11 +119,13 @@ def _is_of_this_user(peer: socket.socket) -> bool:
 def _warm_up() -> None:
     """Imports what tasks need, compiled loops included."""
     import numpy as np
+    import pyarrow as pa
 
     import jobs.item_graph
     import jobs.soft_targets  # noqa: F401
     from jobs.top_k import top_k_of_rows
 
+    pa.array(np.zeros(1)).to_numpy()  # with its first array pyarrow imports pandas
     # Before its first function numba loads all that any may need, which takes a third of a second.
     top_k_of_rows(np.array([0, 1]), np.ones(1, np.int32), np.ones(1), 1)
 
@@ -130,7 +134,8 @@ def _serve() -> None:
     """Spark's own daemon: forks workers until Java ends."""
     from pyspark.daemon import manager
 
-    manager()
+    with at_work():
+        manager()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from schemas.collector import at_work
 from schemas.contract import Contract
 from schemas.errors import CorruptPartitionError, PenumbraError, UsageError
 from schemas.partitions import Input, Partition, find
@@ -98,11 +99,12 @@ def run(stage: Stage, main: Callable[[Night], Any]) -> NoReturn:
     line on stderr, 1 for anything else.
     """
     die_with_parent()
-    try:
-        _run(stage, main, _parse(stage))
-    except PenumbraError as error:
-        fail(stage, error)
-    sys.exit(0)
+    with at_work():
+        try:
+            _run(stage, main, _parse(stage))
+        except PenumbraError as error:
+            fail(stage, error)
+        sys.exit(0)
 
 
 def fail(stage: Stage, error: PenumbraError) -> NoReturn:

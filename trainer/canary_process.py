@@ -5,6 +5,7 @@ its imports are the standard library's, those of the folder of packages that the
 and the model's own code.
 """
 
+import gc
 import json
 import signal
 import sys
@@ -60,3 +61,4 @@ def _foreign(allowed: list[str]) -> dict[str, str]:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]))
+    gc.freeze()  # or the collector would go through all that torch consists of once more

@@ -24,6 +24,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from schemas.collector import at_work
 from schemas.command import Parser
 from schemas.errors import DataError, PenumbraError, UsageError
 from schemas.settings import GateSettings, load
@@ -176,4 +177,5 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with at_work():
+        sys.exit(main(sys.argv[1:]))

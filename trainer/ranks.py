@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from schemas.collector import at_work
 from schemas.command import PARENT_VARIABLE, Night, Stage, die_with_parent, fail, run
 from schemas.errors import NEVER_RETRIED, PenumbraError
 
@@ -97,18 +98,19 @@ def run_ranks(stage: Stage, main: Callable[[Night], Any]) -> NoReturn:
     if "WORLD_SIZE" not in os.environ:
         run(stage, main)
     die_with_parent()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    ranks = Ranks.of_process()
-    if ranks.is_first:
-        _lead(stage, main, ranks)
-    night = ranks.from_first(None)
-    if night is not None:
-        try:
-            main(night)
-        except PenumbraError as error:
-            fail(stage, error)
-    dist.destroy_process_group()
-    sys.exit(0)
+    with at_work():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        ranks = Ranks.of_process()
+        if ranks.is_first:
+            _lead(stage, main, ranks)
+        night = ranks.from_first(None)
+        if night is not None:
+            try:
+                main(night)
+            except PenumbraError as error:
+                fail(stage, error)
+        dist.destroy_process_group()
+        sys.exit(0)
 
 
 def _lead(stage: Stage, main: Callable[[Night], Any], ranks: Ranks) -> NoReturn:

@@ -19,6 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from schemas.audit import file_sha256
 from schemas.checkpoints import WEIGHTS_FILE
+from schemas.collector import at_work
 from schemas.errors import RegistryError
 from schemas.partitions import Partition
 from schemas.settings import Settings
@@ -209,4 +210,5 @@ def _version(found: ModelVersion) -> Version:
 if __name__ == "__main__":
     from trainer.registry_commands import main
 
-    sys.exit(main(sys.argv[1:]))
+    with at_work():
+        sys.exit(main(sys.argv[1:]))
