@@ -22,9 +22,7 @@ def prefetch(_: Any, array: Any, place: Any) -> Any:
         address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
-        function = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(
-            builder.module, kind, "llvm.prefetch.p0"
-        )
+        function = builder.module.declare_intrinsic("llvm.prefetch", (address.type,), kind)
         how = [ir.Constant(number, value) for value in (READ, KEEP_IN_ALL_CACHES, DATA)]
         builder.call(function, [address, *how])
         return context.get_dummy_value()

@@ -92,6 +92,7 @@ def closing_line(partition: Partition, state: str = "published") -> str:
     )
 
 
+@at_work()
 def run(stage: Stage, main: Callable[[Night], Any]) -> NoReturn:
     """Runs a stage from its command line and exits.
 
@@ -99,12 +100,11 @@ def run(stage: Stage, main: Callable[[Night], Any]) -> NoReturn:
     line on stderr, 1 for anything else.
     """
     die_with_parent()
-    with at_work():
-        try:
-            _run(stage, main, _parse(stage))
-        except PenumbraError as error:
-            fail(stage, error)
-        sys.exit(0)
+    try:
+        _run(stage, main, _parse(stage))
+    except PenumbraError as error:
+        fail(stage, error)
+    sys.exit(0)
 
 
 def fail(stage: Stage, error: PenumbraError) -> NoReturn:

@@ -89,6 +89,7 @@ def spread(stage: Stage, num_processes: int) -> None:
     sys.exit(0)
 
 
+@at_work()
 def run_ranks(stage: Stage, main: Callable[[Night], Any]) -> NoReturn:
     """As `schemas.command.run`, over all processes that torchrun started.
 
@@ -98,19 +99,18 @@ def run_ranks(stage: Stage, main: Callable[[Night], Any]) -> NoReturn:
     if "WORLD_SIZE" not in os.environ:
         run(stage, main)
     die_with_parent()
-    with at_work():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        ranks = Ranks.of_process()
-        if ranks.is_first:
-            _lead(stage, main, ranks)
-        night = ranks.from_first(None)
-        if night is not None:
-            try:
-                main(night)
-            except PenumbraError as error:
-                fail(stage, error)
-        dist.destroy_process_group()
-        sys.exit(0)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    ranks = Ranks.of_process()
+    if ranks.is_first:
+        _lead(stage, main, ranks)
+    night = ranks.from_first(None)
+    if night is not None:
+        try:
+            main(night)
+        except PenumbraError as error:
+            fail(stage, error)
+    dist.destroy_process_group()
+    sys.exit(0)
 
 
 def _lead(stage: Stage, main: Callable[[Night], Any], ranks: Ranks) -> NoReturn:
