@@ -60,14 +60,15 @@ def _problem(home: Path) -> str | None:
     if not java.is_file():
         return "no bin/java"
     try:
-        version = subprocess.run([java, "-version"], capture_output=True, text=True)
+        modules = subprocess.run([java, "--list-modules"], capture_output=True, text=True).stdout
     except OSError as error:
         return f"cannot be run: {error.strerror}"
-    match = re.search(r'version "(\d+)', version.stderr)
-    if match is None or int(match[1]) not in SUPPORTED:
-        return f"version {match[1] if match else 'unknown'}"
-    modules = subprocess.run([java, "--list-modules"], capture_output=True, text=True)
-    return None if "jdk.incubator.vector" in modules.stdout else "lacks jdk.incubator.vector"
+    match = re.search(r"^java\.base@(\d+)", modules, re.MULTILINE)
+    if match is None:
+        return "no list of modules, as before Java 9"
+    if int(match[1]) not in SUPPORTED:
+        return f"version {match[1]}"
+    return None if "jdk.incubator.vector" in modules else "lacks jdk.incubator.vector"
 
 
 def install() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pyspark
 
-from jobs.spark import _zip_code, run_tasks
+from jobs.spark import JAVA_OPTIONS, LIGHT, _conf, _zip_code, run_tasks
+from schemas.settings import SparkSettings
 
 
 def test_a_local_session_listens_on_loopback_only_and_sends_no_code(spark):
@@ -39,3 +40,9 @@ def test_the_archive_of_the_code_has_the_same_bytes_each_time_and_runs_from_anyw
     command = [sys.executable, "-S", "-c", program]
     ended = subprocess.run(command, cwd=tmp_path, env=path, capture_output=True, text=True)
     assert Path(ended.stdout.strip()) == one / "jobs" / "propagation.py", ended.stderr
+
+
+def test_what_the_settings_tell_java_comes_last_and_wins():
+    own = "-XX:TieredStopAtLevel=4"
+    settings = SparkSettings(conf={JAVA_OPTIONS: own})
+    assert _conf("test", settings, LIGHT)[JAVA_OPTIONS].split()[:2] == [LIGHT, own]
