@@ -63,9 +63,9 @@ class Server:
         """Whether the server is no more."""
         return self.process.poll() is not None
 
-    def interrupt(self) -> None:
-        """Asks the server to end, as Ctrl-C would."""
-        self._signal(signal.SIGINT)
+    def ask_to_end(self) -> None:
+        """Sends SIGTERM: SIGINT is ignored by what a shell starts in the background."""
+        self._signal(signal.SIGTERM)
 
     def stop(self, deadline: float) -> None:
         """Waits for its end, and kills what is left of it by then (in monotonic seconds)."""
@@ -169,7 +169,7 @@ def _announce(server: Server, address: str, root: Path, console: Console) -> Non
 
 def _stop(servers: Sequence[Server]) -> None:
     for server in servers:
-        server.interrupt()
+        server.ask_to_end()
     deadline = time.monotonic() + STOP_SECONDS
     for server in servers:
         server.stop(deadline)

@@ -1,11 +1,12 @@
 import os
+import signal
 import sys
 import time
 
 from demo.ui import Server
 
 PATIENT = "import time; print('up', flush=True); time.sleep(600)"
-DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); " + PATIENT
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + PATIENT
 
 
 def started(program: str, tmp_path) -> Server:
@@ -18,17 +19,17 @@ def started(program: str, tmp_path) -> Server:
     return server
 
 
-def test_a_server_ends_when_it_is_interrupted(tmp_path):
+def test_a_server_ends_when_it_is_asked_to(tmp_path):
     server = started(PATIENT, tmp_path)
     assert not server.has_ended()
-    server.interrupt()
+    server.ask_to_end()
     server.stop(time.monotonic() + 10)
-    assert "KeyboardInterrupt" in server.log.read_text()
+    assert server.process.returncode == -signal.SIGTERM
 
 
 def test_a_server_that_does_not_listen_is_killed(tmp_path):
     server = started(DEAF, tmp_path)
-    server.interrupt()
+    server.ask_to_end()
     server.stop(time.monotonic() + 0.2)
     assert server.has_ended()
-    assert server.process.returncode == -9
+    assert server.process.returncode == -signal.SIGKILL
