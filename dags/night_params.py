@@ -2,7 +2,7 @@
 
 One parameter per setting, derived from the settings' JSON schema: type, range, description, and
 as default the value that is loaded. A value that differs from its default reaches the stages as
-an environment variable, which overrides their settings file. What decides the DAG's shape is
+an environment variable, which overrides their settings file. What the DAG itself is made of is
 shown, and refused in any other value than the loaded one.
 """
 
@@ -15,7 +15,8 @@ from airflow.sdk import Param
 from schemas.settings import ENVIRONMENT_PREFIX, Settings, properties
 
 _OWN_ARGUMENTS = ("default", "description", "title")
-_SHAPES_THE_DAG = ("gate.approval",)
+_MAKES_THE_DAG = {"gate.approval", "schedule", "alerts"}
+"""A setting and sections that are read when the DAG is parsed: no run of it can change them."""
 
 
 def night_params(settings: Settings) -> dict[str, Param]:
@@ -35,9 +36,9 @@ def night_params(settings: Settings) -> dict[str, Param]:
     }
     for name, property in properties().items():
         schema = {key: value for key, value in property.items() if key not in _OWN_ARGUMENTS}
-        if name in _SHAPES_THE_DAG:
-            schema["enum"] = [_loaded(settings, name)]
         section = name.split(".")[0]
+        if {name, section} & _MAKES_THE_DAG:
+            schema["enum"] = [_loaded(settings, name)]
         params[name] = Param(
             _loaded(settings, name), property.get("description"), **schema, section=section
         )

@@ -59,6 +59,8 @@ described = {
         for name, param in dag.params.items()},
     "epochs_0": refuses("training.epochs", 0),
     "loss_best": refuses("training.loss", "best"),
+    "other_retries": [refuses("schedule.retries", n) for n in (1, 9)],
+    "other_hours": refuses("gate.approval_timeout_hours", 1.0),
     "other_approval": [refuses("gate.approval", a) for a in ("none", "required")],
     "serialized": bool(DagSerialization.serialize_dag(dag)),
 }
@@ -214,3 +216,9 @@ def test_a_run_cannot_lift_or_ask_for_an_approval(dag):
     assert "'none' is not one of ['required']" in lifted and same is None
     same, asked_for = dag["other_approval"]
     assert "'required' is not one of ['none']" in asked_for and same is None
+    assert dag["other_hours"] is None
+
+
+def test_a_run_cannot_change_what_the_dag_was_made_of_when_it_was_parsed(dag):
+    same, other = dag["other_retries"]
+    assert "9 is not one of [1]" in other and same is None
