@@ -17,6 +17,7 @@ import json
 import re
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,13 +88,17 @@ class Alerts(BaseNotifier):
         """Opens an incident and tells of it, or says in the task's log that it is open."""
         alert = self.describe(context)
         incident = self._open(context) / f"{alert.error}.json"
-        with locked(self.folder / ".lock"):
-            if incident.exists():
-                self.log.info("no alert: the incident is open since %s", incident.read_text())
-                return
-            line = json.dumps(asdict(alert))
-            with (self.folder / LOG).open("a") as log:
-                log.write(line + "\n")
+        line = json.dumps(asdict(alert))
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self.folder / ".lock"))
+                if incident.exists():
+                    self.log.info("no alert: the incident is open since %s", incident.read_text())
+                    return
+                with (self.folder / LOG).open("a") as log:
+                    log.write(line + "\n")
+            except OSError as error:  # the disk may be what failed; better twice than never
+                self.log.error("the alert cannot be kept (%s), and is sent all the same", error)
             self._deliver({**context, "alert": alert})
             incident.parent.mkdir(parents=True, exist_ok=True)
             incident.write_text(line)

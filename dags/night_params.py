@@ -2,8 +2,9 @@
 
 One parameter per setting, derived from the settings' JSON schema: type, range, description, and
 as default the value that is loaded. A value that differs from its default reaches the stages as
-an environment variable, which overrides their settings file. What the DAG itself is made of is
-shown, and refused in any other value than the loaded one.
+an environment variable, which overrides their settings file. What may hold a password is not in
+the form, which Airflow stores and shows to whoever may see the DAG. What the DAG itself is made of
+is shown, and refused in any other value than the loaded one.
 """
 
 import json
@@ -12,15 +13,17 @@ from typing import Any
 
 from airflow.sdk import Param
 
-from schemas.settings import ENVIRONMENT_PREFIX, Settings, properties
+from schemas.errors import UsageError
+from schemas.settings import ENVIRONMENT_PREFIX, MAY_HOLD_A_PASSWORD, Settings, properties
 
 _OWN_ARGUMENTS = ("default", "description", "title")
+_HIDDEN = {f"{section}.{key}" for section, keys in MAY_HOLD_A_PASSWORD.items() for key in keys}
 _MAKES_THE_DAG = {"gate.approval", "schedule", "alerts"}
 """A setting and sections that are read when the DAG is parsed: no run of it can change them."""
 
 
 def night_params(settings: Settings) -> dict[str, Param]:
-    """`ds`, `force`, and `<section>.<key>` for every setting with its loaded value."""
+    """`ds`, `force`, and `<section>.<key>` for every setting of the form with its loaded value."""
     params = {
         "ds": Param(
             None,
@@ -34,7 +37,7 @@ def night_params(settings: Settings) -> dict[str, Param]:
             description="Work even where nothing changed.",
         ),
     }
-    for name, property in properties().items():
+    for name, property in _in_form().items():
         schema = {key: value for key, value in property.items() if key not in _OWN_ARGUMENTS}
         section = name.split(".")[0]
         if {name, section} & _MAKES_THE_DAG:
@@ -51,12 +54,23 @@ def overrides(params: Mapping[str, Any], settings: Settings) -> dict[str, str]:
     Args:
         params: A run's resolved parameters, by the names of `night_params`.
         settings: The settings whose values were the defaults.
+
+    Raises:
+        UsageError: One may hold a password.
     """
+    for name in _HIDDEN & params.keys():
+        fix = f"{name} in the settings file or the environment, which Airflow shows nobody"
+        raise UsageError(f"{name} as a parameter of a run", "settings that the form has", fix)
     return {
         ENVIRONMENT_PREFIX + name.upper().replace(".", "__"): _as_toml(params[name])
-        for name in properties()
+        for name in _in_form()
         if name in params and params[name] != _loaded(settings, name)
     }
+
+
+def _in_form() -> dict[str, Any]:
+    """JSON schemas of the settings that the form has, by name."""
+    return {name: schema for name, schema in properties().items() if name not in _HIDDEN}
 
 
 def _loaded(settings: Settings, name: str) -> Any:
@@ -65,8 +79,5 @@ def _loaded(settings: Settings, name: str) -> Any:
 
 
 def _as_toml(value: Any) -> str:
-    """A value as TOML: JSON, but for tables."""
-    if isinstance(value, Mapping):
-        pairs = (f"{json.dumps(key)} = {_as_toml(item)}" for key, item in value.items())
-        return "{" + ", ".join(pairs) + "}"
-    return json.dumps(value)
+    """A value as TOML, which is JSON where there are no tables and no escaped surrogates."""
+    return json.dumps(value, ensure_ascii=False)

@@ -83,14 +83,15 @@ class StageOperator(BaseOperator):
         """Runs the stage and streams its output, line by line, to the task's log.
 
         Raises:
-            AirflowFailException: No date, or an exit code of `NEVER_RETRIED`.
+            AirflowFailException: No date, a parameter that is not of the form, or an exit code of
+                `NEVER_RETRIED`.
             AirflowRescheduleException: It is another run's turn.
             AirflowSkipException: A day without events that the settings allow to skip.
             AirflowException: Anything else; Airflow retries.
         """
         params = context["params"]
         try:
-            ds = self.night(context)
+            ds, changed = self.night(context), overrides(params, self.settings)
         except UsageError as error:
             self.log.error("%s failed: %s", self.task_id, error)
             raise AirflowFailException(f"{type(error).__name__}: {error}") from None
@@ -99,7 +100,7 @@ class StageOperator(BaseOperator):
             self._wait_for_turn(context["ti"])
         for asset in self.outlets:
             context["outlet_events"][asset].extra = {"ds": ds.isoformat()}
-        exit_code, last_line = self._run(ds, params, self.arguments(context))
+        exit_code, last_line = self._run(ds, params, changed, self.arguments(context))
         if exit_code:
             may_skip = self.may_skip_day and params["events.missing_day"] == "skip"
             self._raise(exit_code, last_line, ds, may_skip)
@@ -141,13 +142,14 @@ class StageOperator(BaseOperator):
             self.log.info("%s waits for its turn, which is that of %s", self.task_id, other)
             raise AirflowRescheduleException(datetime.now(UTC) + delay)
 
-    def _run(self, ds: date, params: Any, own: list[str]) -> tuple[int, str]:
+    def _run(
+        self, ds: date, params: Any, changed: dict[str, str], own: list[str]
+    ) -> tuple[int, str]:
         command = [os.environ.get(PYTHON_VARIABLE, sys.executable), "-m", self.module]
         command += ["--ds", ds.isoformat(), "--root", str(self.root)]
         command += ["--settings", str(self.settings_file)]
         command += ["--force"] if params.get("force") else []
         command += own
-        changed = overrides(params, self.settings)
         environment = os.environ | changed | {PARENT_VARIABLE: str(os.getpid())}
         self.log.info("%s started: %s", self.task_id, _as_typed(changed, command))
         output = _Output(self.module)

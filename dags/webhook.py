@@ -16,6 +16,16 @@ from schemas.errors import SettingsError
 TIMEOUT_SECONDS = 10.0
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Lets a redirect fail: a GET would arrive elsewhere, without the alert, with its token."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+OPENER = urllib.request.build_opener(_NoRedirect)
+
+
 class WebhookNotifier(BaseNotifier):
     """Sends the `alert` of its context.
 
@@ -37,14 +47,13 @@ class WebhookNotifier(BaseNotifier):
         connection = BaseHook.get_connection(self.connection)
         address = connection.host or ""
         if not address.startswith(("https://", "http://")):
-            raise SettingsError(
-                f"host {address!r} in connection {self.connection}", "https://…", "the connection"
-            )
+            found = f"a host in connection {self.connection} that is no web address"
+            raise SettingsError(found, "https://…", "the connection")
         alert = asdict(context["alert"])
         body = json.dumps({"text": f"{alert['title']}: {alert['reason']}", **alert}).encode()
         headers = {"Content-Type": "application/json"}
         if connection.password:
             headers["Authorization"] = f"Bearer {connection.password}"
         request = urllib.request.Request(address, body, headers)
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
+        with OPENER.open(request, timeout=TIMEOUT_SECONDS):
             self.log.info("alert sent to connection %s", self.connection)

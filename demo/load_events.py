@@ -64,9 +64,14 @@ def load_events(root: Path, settings: Settings, nights: Sequence[date] = NIGHTS)
     """
     first = min(nights) - timedelta(days=settings.events.history_days - 1)
     purchases = _purchases(first, max(nights))
+    for night in nights:
+        if not _of_day(purchases, night).num_rows:
+            raise MissingInputError(f"no purchase on {night}", "a day of 2017", "the nights' dates")
     folder, num_written, num_days, num_events = root / settings.events.path, 0, 0, 0
     for day in (first + timedelta(days=n) for n in range((max(nights) - first).days + 1)):
         events = _of_day(purchases, day)
+        if not events.num_rows:
+            continue  # before or after the year of the package
         num_days, num_events = num_days + 1, num_events + events.num_rows
         files = {"events.parquet": _parquet_bytes(events)}
         if day in nights:

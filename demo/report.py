@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from schemas.errors import CorruptPartitionError
 from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
 from schemas.items import ITEMS
@@ -49,7 +53,8 @@ def show_user(root: Path, ds: date, names_file: str, console: Console) -> None:
     """Prints one user's items so far beside the recommendations, by name."""
     names = _names(root / names_file)
     user_id, history = _ordinary_history(root, ds)
-    table = Table(title=f"User {user_id} on {ds}: {len(history)} actions", title_justify="left")
+    title = Text(f"User {user_id} on {ds}: {len(history)} actions", style="table.title")
+    table = Table(title=title, title_justify="left")
     table.add_column("most often so far")
     table.add_column(f"recommended by model version {_champion(root, ds)}")
     counts: dict[str, int] = {}
@@ -66,7 +71,7 @@ def show_user(root: Path, ds: date, names_file: str, console: Console) -> None:
         for r in mine[:SHOWN]
     ]
     for n in range(max(len(so_far), len(advised))):
-        table.add_row("".join(so_far[n : n + 1]), "".join(advised[n : n + 1]))
+        table.add_row(Text("".join(so_far[n : n + 1])), Text("".join(advised[n : n + 1])))
     console.print()
     console.print(table)
 
@@ -83,9 +88,10 @@ def show_reports(root: Path, nights: Sequence[date], console: Console) -> None:
 
 def _manifests(root: Path, ds: date) -> Iterator[Manifest]:
     for contract in CHAIN:
-        partition = find(root, contract, ds)
-        if partition is not None:
-            yield partition.manifest
+        with suppress(CorruptPartitionError):  # as good as not there: its stage makes it anew
+            partition = find(root, contract, ds)
+            if partition is not None:
+                yield partition.manifest
 
 
 def _rows_table(root: Path, ds: date) -> Table:
@@ -159,8 +165,8 @@ def _decision_lines(root: Path, ds: date) -> Iterator[str]:
         f" ({'champion was version ' + str(before) if before else 'there was no champion'})"
     )
     for rule in json.loads(last["rules"]):
-        yield f"  {rule['result']:10}  {rule['rule']}: {rule['about']}"
-    yield f"  because {last['reason']}"
+        yield f"  {rule['result']:10}  {rule['rule']}: {escape(rule['about'])}"
+    yield f"  because {escape(last['reason'])}"
     if last["outcome"] == "awaiting":
         yield "  awaiting approval: a person answers in Airflow, under Required Actions"
     yield f"Champion: version {_champion(root, ds)}"

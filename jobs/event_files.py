@@ -6,11 +6,13 @@ says is an error that names it; a row that cannot be read is kept, for the quara
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -115,10 +117,22 @@ def event_files(root: Path, day: date, settings: EventsSettings) -> list[EventFi
 
 
 def file_names(folder: Path) -> list[Path]:
-    """The data files of a day's folder, and its links, relative to it and in order."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() or path.is_symlink()]
-    names = [path.relative_to(folder) for path in paths]
-    return [name for name in names if not any(part[0] in "_." for part in name.parts)]
+    """The data files of a day's folder, and its links, relative to it and in order.
+
+    Raises:
+        OSError: A folder may not be read, and nobody knows what else was delivered.
+    """
+    paths: list[Path] = []
+    for parent, folders, files in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if name[0] not in "_."]
+        shown = [name for name in files if name[0] not in "_."]
+        paths += [Path(parent, name) for name in (*folders, *shown)]
+    data = [path for path in paths if path.is_file() or path.is_symlink()]
+    return sorted(path.relative_to(folder) for path in data)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _examine(day: date, folder: Path, name: Path, events: EventsSettings) -> EventFile:
@@ -214,7 +228,7 @@ def _json_columns(path: Path, num_lines: int | None) -> tuple[str, ...]:
     for line in islice(lines(path), num_lines):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the second by brackets in brackets in brackets …
             continue
         columns |= dict.fromkeys(row) if isinstance(row, dict) else {}
     if line is not None and not columns:

@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import hashlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -24,7 +25,7 @@ from typing import Any, NoReturn
 from schemas.collector import at_work
 from schemas.contract import Contract
 from schemas.errors import CorruptPartitionError, PenumbraError, UsageError
-from schemas.partitions import Input, Partition, find
+from schemas.partitions import Input, Partition, current_run, find, partition_path
 from schemas.publishing import Draft, draft, new_token, publish
 from schemas.settings import Settings, load
 
@@ -63,10 +64,19 @@ class Night:
     started: float
     options: argparse.Namespace = field(default_factory=argparse.Namespace)
     """The whole command line, with the stage's own arguments."""
+    drafts: list[Draft] = field(default_factory=list)
+    """All that were begun."""
 
     def draft(self, contract: Contract, ds: date | None = None) -> Draft:
         """A new run's folder for a table, by default of this night's date."""
-        return draft(self.root, contract, ds or self.ds, self.token)
+        self.drafts.append(draft(self.root, contract, ds or self.ds, self.token))
+        return self.drafts[-1]
+
+    def discard_drafts(self) -> None:
+        """Deletes what was begun and has not become current: a failed try leaves nothing."""
+        for begun in self.drafts:
+            if _current_run(begun.path.parent) != begun.token:
+                shutil.rmtree(begun.path, ignore_errors=True)
 
     def publish(
         self, run: Draft, ds: date | None = None, inputs: Sequence[Input] | None = None
@@ -114,10 +124,10 @@ def fail(stage: Stage, error: PenumbraError) -> NoReturn:
 
 
 def _run(stage: Stage, main: Callable[[Night], Any], arguments: argparse.Namespace) -> None:
-    started, token = time.monotonic(), new_token()
-    root, ds = arguments.root.resolve(), arguments.ds
+    started, root, ds = time.monotonic(), arguments.root.resolve(), arguments.ds
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root}, which is a file", "a folder, or nothing yet", "--root")
+    token = new_token(max(_current(root, contract, ds) for contract in stage.writes))
     settings = load(arguments.settings)
     inputs = list(stage.inputs(root, ds, settings))
     fingerprint = _fingerprint(stage, settings, inputs)
@@ -127,7 +137,23 @@ def _run(stage: Stage, main: Callable[[Night], Any], arguments: argparse.Namespa
             for partition in filter(None, published):
                 print(closing_line(partition, "unchanged since"), flush=True)
             return
-    main(Night(root, ds, settings, inputs, fingerprint, token, started, arguments))
+    night = Night(root, ds, settings, inputs, fingerprint, token, started, arguments)
+    try:
+        main(night)
+    finally:
+        night.discard_drafts()
+
+
+def _current(root: Path, contract: Contract, ds: date) -> str:
+    return _current_run(partition_path(root, contract, ds))
+
+
+def _current_run(folder: Path) -> str:
+    """The token of what is published; empty where nothing is, or its pointer is damaged."""
+    try:
+        return current_run(folder)
+    except CorruptPartitionError:
+        return ""
 
 
 def find_own(root: Path, contract: Contract, ds: date) -> Partition | None:

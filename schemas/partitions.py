@@ -158,10 +158,24 @@ def get(root: Path, contract: Contract, ds: date) -> Partition:
 
 
 def published_dates(root: Path, contract: Contract) -> list[date]:
-    """All dates with a pointer, oldest first."""
+    """All dates with a pointer, oldest first.
+
+    Raises:
+        OSError: A folder may not be read: whether there is one, nobody knows.
+    """
     folder = root / "tables" / contract.table / f"v{contract.version}"
-    pointers = folder.glob(f"ds=*/{POINTER}")
-    return sorted(date.fromisoformat(p.parent.name.removeprefix("ds=")) for p in pointers)
+    found = folder.iterdir() if folder.is_dir() else ()
+    days = {path: day for path in found if (day := day_of(path.name))}
+    return sorted(day for path, day in days.items() if (path / POINTER).exists())
+
+
+def day_of(name: str) -> date | None:
+    """The day of a folder `ds=2017-10-31`; None of any other, such as somebody's copy of one."""
+    try:
+        day = date.fromisoformat(name.removeprefix("ds="))
+    except ValueError:
+        return None
+    return day if name == f"ds={day}" else None
 
 
 def window(root: Path, contract: Contract, ds: date, days: int) -> list[Partition]:

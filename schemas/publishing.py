@@ -50,9 +50,16 @@ class Draft:
         pq.write_table(table, self.path / "part-00000.parquet", compression="zstd")
 
 
-def new_token() -> str:
-    """A fencing token: later runs get greater ones (nanoseconds since 1970, then the process)."""
-    return f"{time.time_ns():020d}-{os.getpid()}"
+def new_token(after: str = "") -> str:
+    """A fencing token: later runs get greater ones (nanoseconds since 1970, then the process).
+
+    Args:
+        after: A token that this one must be greater than, even if the clock was set back; or none.
+    """
+    now = time.time_ns()
+    if after:
+        now = max(now, int(after.split("-")[0]) + 1)
+    return f"{now:020d}-{os.getpid()}"
 
 
 def draft(root: Path, contract: Contract, ds: date, token: str) -> Draft:

@@ -65,6 +65,8 @@ __all__ = [
     "properties",
 ]
 
+MAY_HOLD_A_PASSWORD = {"registry": {"tracking_uri"}, "spark": {"conf"}}
+"""Settings by section that neither a form nor a record of a run shows."""
 ENVIRONMENT_PREFIX = "PENUMBRA_"
 DAYS_LOOKED_AT = 400
 """Of a schedule: every weekday, month and day of a month are among them."""

@@ -13,14 +13,14 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from stat import S_ISREG
 
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from schemas.partitions import MANIFEST, POINTER, current_run
+from schemas.partitions import MANIFEST, POINTER, current_run, day_of
 from schemas.publishing import locked
 from trainer.explanation import lineage
 from trainer.operations import exclusive
@@ -81,6 +81,8 @@ def _old_files(root: Path, needed: set[tuple[str, str, str]], limit: float) -> I
     for staging in sorted((root / "tables").glob("*/v*/_staging-*")):
         yield from _if_old(root, staging, limit)
     for folder in sorted((root / "tables").glob("*/v*/ds=*")):
+        if not day_of(folder.name):
+            continue  # somebody's own copy
         table, ds = folder.parent.parent.name, folder.name.removeprefix("ds=")
         for run in sorted(folder.glob("run=*")):
             name = run.name.removeprefix("run=")
@@ -97,7 +99,7 @@ def _old_nights(
 ) -> Iterator[Garbage]:
     for table in OF_THEIR_NIGHT:
         folders = sorted((root / "tables" / table).glob("v*/ds=*"))
-        days = {folder: date.fromisoformat(folder.name.removeprefix("ds=")) for folder in folders}
+        days = {folder: day for folder in folders if (day := day_of(folder.name))}
         for folder, day in days.items():
             run = current_run(folder)
             is_kept = (max(days.values()) - day).days < keep_days

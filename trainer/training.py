@@ -23,7 +23,7 @@ from schemas.command import Night, Stage
 from schemas.items import ITEMS
 from schemas.partitions import Input, get
 from schemas.sequences import SEQUENCES
-from schemas.settings import Settings
+from schemas.settings import MAY_HOLD_A_PASSWORD, Settings
 from schemas.soft_targets import SOFT_TARGETS
 from trainer import figures, provenance
 from trainer.backbones import Backbone
@@ -156,7 +156,7 @@ def _track(night: Night) -> TrackedRun:
 
 def _settings(night: Night) -> dict[str, Any]:
     """All settings but those that may hold a password."""
-    return night.settings.model_dump(exclude={"registry": {"tracking_uri"}, "spark": {"conf"}})
+    return night.settings.model_dump(exclude=MAY_HOLD_A_PASSWORD)
 
 
 def _log_inputs(night: Night, tracked: TrackedRun) -> None:

@@ -180,18 +180,24 @@ def run_night(worker: Worker) -> Run:
 
 
 class Webhook:
-    """Keeps headers and JSON of what is posted; answers the first `refusals` with 503."""
+    """Keeps headers and JSON of what is posted; answers the first `refusals` with `refusal`."""
 
     def __init__(self) -> None:
         self.received: list[tuple[dict[str, str], dict[str, Any]]] = []
-        self.refusals = 0
+        self.refusals, self.refusal = 0, 503
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 receiver.received.append((dict(self.headers), json.loads(body)))
-                self.send_response(503 if len(receiver.received) <= receiver.refusals else 200)
+                is_refused = len(receiver.received) <= receiver.refusals
+                self.send_response(receiver.refusal if is_refused else 200)
+                self.send_header("Location", "/login")  # where a redirect leads
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                self.send_response(200)
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None: ...

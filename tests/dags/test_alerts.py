@@ -135,6 +135,18 @@ def test_a_webhook_gets_the_alert_with_the_connections_token(fail, webhook):
     assert body["runbook"] == "docs/runbook.md#contracterror"
 
 
+def test_a_redirect_is_no_delivery_and_is_not_followed(fail, webhook):
+    webhook.refusals, webhook.refusal = 1, 302
+    assert "not delivered (HTTP Error 302" in fail(environment=webhook.environment)["log"]
+    assert len(webhook.received) == 2
+
+
+def test_an_alert_is_sent_even_where_the_root_cannot_keep_it(fail, webhook, worker):
+    (worker.root / "alerts").touch()  # a file: no folder can be made in it
+    assert "cannot be kept" in fail(environment=webhook.environment)["log"]
+    assert len(webhook.received) == 1
+
+
 def test_what_could_not_be_delivered_is_told_again_by_the_next_failure(fail, webhook):
     webhook.refusals = 3
     assert "Failed to send notification" in fail(environment=webhook.environment)["log"]

@@ -24,6 +24,8 @@ from airflow.sdk.exceptions import ParamValidationError
 from airflow.serialization.encoders import coerce_to_core_timetable
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.timetables.base import TimeRestriction
+from dags.night_params import overrides
+from schemas.errors import UsageError
 
 timetable = coerce_to_core_timetable(dag.timetable)
 anywhen = TimeRestriction(datetime(2017, 1, 1, tzinfo=UTC), None, catchup=True)
@@ -32,6 +34,11 @@ def refuses(name, value):
     try:
         dag.params.get_param(name).resolve(value)
     except ParamValidationError as error:
+        return str(error)
+def hidden(name, value):
+    try:
+        overrides({name: value}, nightly_retraining.settings)
+    except UsageError as error:
         return str(error)
 described = {
     "imported": imported,
@@ -60,6 +67,7 @@ described = {
     "epochs_0": refuses("training.epochs", 0),
     "loss_best": refuses("training.loss", "best"),
     "other_retries": [refuses("schedule.retries", n) for n in (1, 9)],
+    "password": hidden("spark.conf", {"spark.hadoop.fs.s3a.secret.key": "s3cret"}),
     "other_hours": refuses("gate.approval_timeout_hours", 1.0),
     "other_approval": [refuses("gate.approval", a) for a in ("none", "required")],
     "serialized": bool(DagSerialization.serialize_dag(dag)),
@@ -168,7 +176,9 @@ def test_every_task_says_what_it_writes_and_what_is_late_if_it_fails(dag):
 
 
 def test_the_form_offers_every_setting_with_its_loaded_value_and_range(dag):
-    assert set(dag["params"]) == {"ds", "force", *properties()}
+    passwords = {"registry.tracking_uri", "spark.conf"}
+    assert set(dag["params"]) == {"ds", "force", *properties()} - passwords
+    assert dag["password"].startswith("found spark.conf as a parameter of a run; expected settings")
     epochs = dag["params"]["training.epochs"]
     assert epochs["about"] == "Passes over the training windows at most."
     assert (epochs["value"], epochs["type"], epochs["minimum"]) == (7, "integer", 1)

@@ -87,12 +87,12 @@ def test_op16_a_run_without_a_logical_date_takes_the_parameter(run_night, worker
 def test_force_and_changed_settings_of_the_form_reach_the_stages_and_others_do_not(
     run_night, worker
 ):
-    conf = {"training.epochs": 3, "spark.conf": {"spark.ui.port": "4050"}, "training.width": 64}
+    conf = {"training.epochs": 3, "registry.experiment": "by night 🌙", "training.width": 64}
     run_night("2017-10-30", force=True, **conf)
     assert "--force" in worker.ran()[0]["arguments"]
     given = worker.ran()[0]["environment"]
     assert given["PENUMBRA_TRAINING__EPOCHS"] == "3"
-    assert given["PENUMBRA_SPARK__CONF"] == '{"spark.ui.port" = "4050"}'
+    assert given["PENUMBRA_REGISTRY__EXPERIMENT"] == '"by night 🌙"'
     assert "PENUMBRA_TRAINING__WIDTH" not in given
 
 

@@ -73,3 +73,11 @@ def test_products_have_names_to_read(tmp_path, loaded):
 def test_a_date_without_purchases_is_named(tmp_path):
     with pytest.raises(MissingInputError, match="no purchase from 2018-06-29 to 2018-06-30"):
         load_events(tmp_path, TWO_DAYS, [date(2018, 6, 30)])
+
+
+def test_days_outside_the_year_have_no_file(tmp_path):
+    assert load_events(tmp_path, TWO_DAYS, [date(2017, 1, 1)]).num_days == 1
+    assert [day.name for day in (tmp_path / "events").iterdir()] == ["ds=2017-01-01"]
+    with pytest.raises(MissingInputError, match="no purchase on 2018-01-02"):
+        load_events(tmp_path / "other", TWO_DAYS, [date(2017, 12, 31), date(2018, 1, 2)])
+    assert not (tmp_path / "other").exists()

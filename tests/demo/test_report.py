@@ -192,3 +192,18 @@ def test_what_awaits_a_person_says_so(root, publish_rows):
     screen = screen_of(show_night, root)
     assert "Gate: awaiting version 2 (champion was" in screen
     assert "awaiting approval: a person answers in Airflow, under Required Actions" in screen
+
+
+def test_what_looks_like_markup_in_names_and_reasons_is_shown_as_it_is(root, publish_rows):
+    names = pa.table({"item_id": ["11", "22"], "name": ["Plums [/b]", "Adapter [usb-c]"]})
+    pq.write_table(names, root / "catalogue" / "products.parquet")
+    screen = screen_of(show_user, root, "catalogue/products.parquet")
+    assert "Plums [/b]" in screen and "3 × Adapter [usb-c]" in screen
+    publish_rows(PROMOTIONS, [DECISION | {"reason": "held by me: [/see ticket]"}])
+    assert "because held by me: [/see ticket]" in screen_of(show_night, root)
+
+
+def test_a_damaged_table_is_as_good_as_none_before_its_night_runs_again(root):
+    before = digests(root, [DS])
+    next(root.glob("tables/items/v1/ds=*/run=*/part-*.parquet")).unlink()
+    assert before.keys() - digests(root, [DS]).keys() == {("items", "2017-10-31")}

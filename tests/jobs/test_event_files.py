@@ -1,4 +1,5 @@
 import gzip
+import os
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -212,3 +213,24 @@ def test_a_parquet_column_of_a_wrong_type_is_named(folder, look, column, values,
 def test_a_parquet_column_is_read_as_what_it_is(folder, look, column, values, spark_type):
     write_parquet(folder, **{column: values})
     assert dict(look()[0].types).get(column) == spark_type
+
+
+def test_a_folder_that_may_not_be_read_is_an_error_and_not_left_out(folder, look, monkeypatch):
+    (folder / "a.csv").write_text(CSV)
+    (folder / "hour=05").mkdir()
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("hour=05"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(PermissionError, match="hour=05"):
+        look()
+
+
+def test_a_json_line_of_brackets_in_brackets_is_left_to_quarantine(folder, look):
+    (folder / "a.jsonl").write_text("[" * 100_000 + "\n" + JSON)
+    (file,) = look(extra_columns="fail")
+    assert not file.is_empty

@@ -36,6 +36,8 @@ def program(tmp_path, monkeypatch):
             raise DataError("a stone\nin the basket", "fruit", "the basket")
         draft = night.draft(FRUIT)
         draft.write(pa.table({"name": [basket.read_text()]}))
+        if basket.read_text() == "worm":
+            raise DataError("a worm in the basket", "fruit", "the basket")
         night.publish(draft)
 
     def program(*arguments, ds="2017-10-31"):
@@ -168,3 +170,20 @@ def test_op18_a_process_that_dies_with_its_parent_outlives_no_sigkill():
     while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_work_can_be_repeated_after_the_clock_was_set_back(program, monkeypatch, tmp_path):
+    program()
+    an_hour_ago = time.time_ns() - 3_600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: an_hour_ago)
+    program.basket.write_text("pear")
+    assert program() == 0
+    assert get(tmp_path, FRUIT, date(2017, 10, 31)).read()["name"].to_pylist() == ["pear"]
+
+
+def test_a_try_that_fails_leaves_no_run_behind(program, tmp_path):
+    program()
+    program.basket.write_text("worm")
+    assert program() == 65
+    (run,) = (tmp_path / "tables/fruit/v1/ds=2017-10-31").glob("run=*")
+    assert run == get(tmp_path, FRUIT, date(2017, 10, 31)).path

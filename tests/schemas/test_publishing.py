@@ -1,3 +1,5 @@
+import shutil
+import time
 from datetime import date
 
 import pyarrow as pa
@@ -6,7 +8,7 @@ import pytest
 
 from schemas.contract import Contract, optional, required
 from schemas.errors import ContractError, CorruptPartitionError, MissingInputError, StaleWriterError
-from schemas.partitions import find, get, latest_before, window
+from schemas.partitions import find, get, latest_before, published_dates, window
 from schemas.publishing import draft, new_token, publish
 
 DS = date(2017, 10, 31)
@@ -157,3 +159,17 @@ def test_a_window_holds_the_published_days_that_end_at_the_date(tmp_path):
     days = [p.manifest.ds for p in window(tmp_path, FRUIT, date(2017, 10, 30), 3)]
     assert days == ["2017-10-29", "2017-10-30"]
     assert latest_before(tmp_path, FRUIT, DS).manifest.ds == "2017-10-30"
+
+
+def test_somebodys_copy_of_a_partition_is_no_partition(tmp_path):
+    published = publish(make(tmp_path, [PLUM]), DS)
+    folder = published.path.parent
+    shutil.copytree(folder, folder.with_name(f"{folder.name}.bak"))
+    shutil.copytree(folder, folder.with_name("ds=20171030"))
+    assert published_dates(tmp_path, FRUIT) == [DS]
+
+
+def test_a_token_is_greater_than_the_one_it_follows_whatever_the_clock_says():
+    tomorrow = f"{time.time_ns() + 86_400 * 10**9:020d}-9"
+    assert new_token(after=tomorrow) > tomorrow
+    assert new_token(after="00000000000000000001-9") < tomorrow
