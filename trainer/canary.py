@@ -174,6 +174,9 @@ def _answer(folder: Path, rows: list[Row], settings: GateSettings) -> dict[str, 
     )
     if ended.returncode == -signal.SIGALRM:
         raise _failed(f"no answer in {seconds:.0f} s", "one within the limits of [gate]")
+    if ended.returncode in (-signal.SIGKILL, -signal.SIGTERM):
+        # No word about the model: as an error of no kind of ours, it is tried again.
+        raise RuntimeError(f"the canary's process was ended by signal {-ended.returncode}")
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
         raise _failed(f"a clean process that ends with {last}", "a model that loads and predicts")

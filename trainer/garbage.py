@@ -67,7 +67,7 @@ def collect(
     Raises:
         RegistryError: The lineage of a version that serves cannot be followed.
     """
-    with exclusive(registry):
+    with exclusive(registry, dry_run=dry_run):
         aliased = {a.number: a for a in map(registry.aliased, (CHAMPION, PREVIOUS, CANDIDATE)) if a}
         needed = {(i.table, i.ds, i.run) for v in aliased.values() for i in lineage(registry, v)}
         limit = time.time() - older_than.total_seconds()

@@ -88,7 +88,8 @@ def opponent(
     """The champion that a night's candidate is compared with.
 
     It is the current one, unless the candidate was decided on before and has since become
-    champion itself or been overtaken: then it is the one of that decision.
+    champion itself or been overtaken: then it is the one of the last decision that was not
+    against a model of newer data, or of the first.
 
     Args:
         registry: Where the champion is looked up.
@@ -103,7 +104,7 @@ def opponent(
     is_itself = current.weights_sha256 == weights_sha256
     if not is_itself and current.trained_until <= trained_until:
         return current
-    return _get(registry, decided[-1]["champion_version"])
+    return _met(registry, decided, trained_until)
 
 
 def served(registry: Registry, ds: date) -> Version | None:
@@ -115,14 +116,27 @@ def served(registry: Registry, ds: date) -> Version | None:
     decided = decisions(registry.root, ds)
     if not decided or ledger_dates(registry.root)[-1] <= ds:
         return registry.champion()
-    last = decided[-1]
-    is_promoted = last["outcome"] == "promote"
-    return _get(registry, last["candidate_version" if is_promoted else "champion_version"])
+    promoted = [row for row in decided if row["outcome"] == "promote"]
+    if promoted:
+        return standing_for(registry, promoted[-1]["candidate_version"])
+    trained_until = registry.get(decided[-1]["candidate_version"]).trained_until
+    return _met(registry, decided, trained_until)
 
 
-def _get(registry: Registry, number: int | None) -> Version | None:
+def _met(registry: Registry, decided: Sequence[Row], trained_until: date) -> Version | None:
+    """The last champion that a night's candidate met and that knew no more than it; or the first.
+
+    A night that is repeated when a newer champion serves is held, and changes nothing.
+    """
+    for row in reversed(decided):
+        number = row["champion_version"]
+        champion = standing_for(registry, number) if number else None
+        if champion is None or champion.trained_until <= trained_until:
+            break
+    return champion
+
+
+def standing_for(registry: Registry, number: int) -> Version:
     """A version of the ledger, or in its place the one that has its weights again."""
-    if not number:
-        return None
     version = registry.get(number)
     return registry.registered(version.weights_sha256) or version

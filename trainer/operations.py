@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from schemas.errors import RegistryError, UsageError
 from schemas.promotions import ledger_dates
 from trainer.journal import Action, Entry, Journal, lock
-from trainer.ledger import Row, decisions
+from trainer.ledger import Row, decisions, standing_for
 from trainer.registry import PREVIOUS, Registry
 from trainer.versions import CHAMPION, Version
 
@@ -32,11 +32,22 @@ class Outcome:
 
 
 @contextmanager
-def exclusive(registry: Registry) -> Iterator[Journal]:
-    """The lock, with whatever an interrupted process left finished."""
+def exclusive(registry: Registry, *, dry_run: bool = False) -> Iterator[Journal]:
+    """The lock, with whatever an interrupted process left finished.
+
+    Raises:
+        RegistryError: A dry run would have to finish something first.
+    """
     with lock(registry.root):
         journal = Journal(registry.root)
-        recover(registry, journal)
+        if not dry_run:
+            recover(registry, journal)
+        elif intent := journal.pending():
+            raise RegistryError(
+                f"an interrupted {intent.action} of version {intent.version}",
+                "nothing to finish: a dry run changes nothing",
+                "run it without --dry-run, or any night's promotion, which finish it first",
+            )
         yield journal
 
 
@@ -80,7 +91,7 @@ def promote(registry: Registry, number: int, reason: str, *, dry_run: bool = Fal
         RegistryError: No passing gate record, one against another champion, or a damaged artifact.
         UsageError: The version was trained on older data than the champion.
     """
-    with exclusive(registry) as journal:
+    with exclusive(registry, dry_run=dry_run) as journal:
         version, champion = registry.get(number), registry.champion()
         if champion and champion.number == number:
             return Outcome(f"unchanged, version {number} is champion", champion)
@@ -112,7 +123,7 @@ def rollback(
     Raises:
         RegistryError: Nothing to go back to, or the artifact there is damaged.
     """
-    with exclusive(registry) as journal:
+    with exclusive(registry, dry_run=dry_run) as journal:
         champion = registry.champion()
         if champion is None:
             raise RegistryError("no champion", "one to roll back from", "wait for a promotion")
@@ -123,10 +134,11 @@ def rollback(
                 "an earlier champion",
                 "rollback --to VERSION; history shows them",
             )
-        version = registry.get(number)
-        if number == champion.number:
-            return Outcome(f"unchanged, version {number} is champion", champion)
-        _passing_record(registry, version)
+        version = standing_for(registry, number)
+        if version.number == champion.number:
+            return Outcome(f"unchanged, version {version.number} is champion", champion)
+        if not has_ever_passed(registry, version):
+            _passing_record(registry, version)  # says what was found instead
         registry.download(version)
         if not dry_run:
             move(registry, journal, "rollback", version, by=OPERATOR, reason=reason)
@@ -135,7 +147,7 @@ def rollback(
 
 def hold(registry: Registry, reason: str, *, dry_run: bool = False) -> Outcome:
     """From now on nights train, score and register, and never promote."""
-    with exclusive(registry) as journal:
+    with exclusive(registry, dry_run=dry_run) as journal:
         if not dry_run:
             journal.append("hold", "done", OPERATOR, reason)
         return Outcome("hold; nights do not promote until released", registry.champion())
@@ -143,7 +155,7 @@ def hold(registry: Registry, reason: str, *, dry_run: bool = False) -> Outcome:
 
 def release(registry: Registry, reason: str, *, dry_run: bool = False) -> Outcome:
     """Lets nights promote again; what they decided while held stays as it is."""
-    with exclusive(registry) as journal:
+    with exclusive(registry, dry_run=dry_run) as journal:
         if journal.hold() is None:
             return Outcome("unchanged, the registry is not held", registry.champion())
         if not dry_run:
@@ -152,15 +164,23 @@ def release(registry: Registry, reason: str, *, dry_run: bool = False) -> Outcom
 
 
 def gate_record(registry: Registry, version: Version) -> Row | None:
-    """The newest decision on a version, None where the gate never saw it."""
-    rows = [
+    """The newest decision on a version's weights, None where the gate never saw them."""
+    rows = _gate_records(registry, version)
+    return max(rows, key=lambda row: row["decided_at"], default=None)
+
+
+def has_ever_passed(registry: Registry, version: Version) -> bool:
+    """Whether the gate ever passed a version's weights, whatever it said of them later."""
+    return any(map(has_passed, _gate_records(registry, version)))
+
+
+def _gate_records(registry: Registry, version: Version) -> list[Row]:
+    return [
         row
         for ds in ledger_dates(registry.root)
         for row in decisions(registry.root, ds)
-        if row["candidate_version"] == version.number
-        and row["candidate_digest"] == version.weights_sha256
+        if row["candidate_digest"] == version.weights_sha256
     ]
-    return max(rows, key=lambda row: row["decided_at"], default=None)
 
 
 def has_passed(record: Row) -> bool:

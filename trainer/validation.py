@@ -15,7 +15,7 @@ from trainer.backbones import Backbone
 from trainer.examples import Examples, Output
 from trainer.histories import Histories, whole
 from trainer.holdout import Holdout, holdout_of
-from trainer.losses import LOSSES
+from trainer.losses import LOSSES, draws_of
 from trainer.metrics import metrics_of_ranks
 from trainer.ranking import exclude, ranks
 from trainer.soft_targets import SoftTargets
@@ -89,8 +89,7 @@ def validation_loss(
     # Detached, as losses make gradients with their values for whatever asks for them.
     output = Output(weight_VD.detach(), bias_V.detach(), log_sampling_V)
     sums = torch.zeros(len(LOSS_NAMES), dtype=torch.float64)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(settings.seed)
+    with draws_of(settings, 0, weight_VD.device):
         for start in range(0, len(validation), settings.batch_size):
             batch = slice(start, start + settings.batch_size)
             users = validation.users[batch]

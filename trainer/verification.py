@@ -8,7 +8,7 @@ import mlflow
 from schemas.errors import PenumbraError
 from trainer.journal import Journal
 from trainer.ledger import last_promotion
-from trainer.operations import gate_record, has_passed
+from trainer.operations import has_ever_passed
 from trainer.registry import CANDIDATE, PREVIOUS, Registry
 from trainer.versions import CHAMPION, Version
 
@@ -66,11 +66,11 @@ def _ledger(registry: Registry, aliases: dict[str, Version]) -> Iterator[Finding
         promoted = last_promotion(registry.root)
         if promoted:
             registry.get(promoted["candidate_version"])
-        record = gate_record(registry, champion) if champion else None
+        has_record = champion is None or has_ever_passed(registry, champion)
     except PenumbraError as error:
         yield _finding(error.found, error)
         return
-    if champion and (record is None or not has_passed(record)):
+    if champion and not has_record:
         wrong = f"champion, version {champion.number}, has no gate record that passed"
         yield Finding(wrong, f"{COMMAND} rollback --reason 'no gate record'")
 

@@ -46,13 +46,13 @@ def champion_input(root: Path, ds: date, settings: Settings) -> list[Input]:
     """
     if not settings.training.warm_start:
         return []
-    from trainer.ledger import decisions  # both import MLflow, which takes seconds
+    from trainer.ledger import decisions, standing_for  # both import MLflow, which takes seconds
     from trainer.registry import Registry
 
     registry, decided = Registry(root, settings), decisions(root, ds)
     if decided:
         number = decided[0]["champion_version"]
-        champion = registry.get(number) if number else None
+        champion = standing_for(registry, number) if number else None
     else:
         champion = registry.champion()
     return [champion.as_input()] if champion and champion.ds < ds else []

@@ -144,6 +144,16 @@ def test_op12_a_process_that_does_not_end_is_stopped(registry, version, rows):
         canary.check(registry, version, rows, ITEM_IDS, short)
 
 
+def test_op17_a_process_that_the_host_kills_says_nothing_about_the_model(
+    registry, version, rows, monkeypatch, tmp_path
+):
+    killed = tmp_path / "killed.py"
+    killed.write_text("import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr(canary, "PROGRAM", killed)
+    with pytest.raises(RuntimeError, match="ended by signal 9"):
+        canary.check(registry, version, rows, ITEM_IDS, GATE)
+
+
 def gated(night, **changed):
     """The night with a canary and other gate settings."""
     gate = night.settings.gate.model_copy(update={"canary_users": 2} | changed)

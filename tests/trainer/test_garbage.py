@@ -10,10 +10,12 @@ from schemas.errors import CorruptPartitionError, RegistryError
 from schemas.items import ITEMS
 from schemas.partitions import find, get
 from schemas.sequences import SEQUENCES
-from trainer import garbage, promotion
+from schemas.settings import Settings
+from trainer import garbage, operations, promotion
 from trainer.explanation import explain, lineage
 from trainer.garbage import collect
 from trainer.ledger import decisions, opponent
+from trainer.warm_start import champion_input
 
 DS = date(2017, 10, 31)
 WEEK = timedelta(days=7)
@@ -101,6 +103,9 @@ def test_a_collected_version_is_registered_again_by_repeating_its_night(three_ni
     assert (again.number, again.weights_sha256) == (4, first.weights_sha256)
     assert three_nights.download(again).is_dir()
     assert three_nights.champion().number == 3
+    warm = Settings.model_validate({"training": {"warm_start": True}})
+    assert [line.run for line in champion_input(root, second, warm)] == ["4"]
+    assert operations.rollback(three_nights, 1, "worse").serves.number == 4
 
 
 def test_op25_a_dry_run_deletes_nothing_and_counts_the_same_bytes(three_nights, items_of):

@@ -53,3 +53,14 @@ def test_what_served_on_a_night_is_what_its_decision_left_in_place(registry, nig
     run(night_of(BETTER, DS + timedelta(days=2)))
     days = [DS + timedelta(days=n) for n in range(4)]
     assert [served(registry, day).number for day in days] == [1, 1, 3, 3]
+
+
+def test_an_overtaken_night_that_is_decided_on_again_keeps_its_champion_and_what_it_served(
+    registry, night_of
+):
+    run(night_of(GOOD))
+    run(night_of(BETTER, DS + timedelta(days=1)))
+    first, repeated = run(night_of(BAD))
+    assert (first["champion_version"], repeated["champion_version"]) == (None, 2)
+    assert opponent(registry, DS, first["candidate_digest"], DS) is None
+    assert served(registry, DS).number == 1

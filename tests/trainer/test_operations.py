@@ -6,13 +6,14 @@ import signal
 import threading
 from dataclasses import replace
 from datetime import date, timedelta
+from functools import partial
 
 import pytest
 from mlflow.tracking import MlflowClient
 
 from schemas.errors import PenumbraError, RegistryError, UsageError
 from schemas.publishing import new_token
-from trainer import operations, promotion
+from trainer import operations, promotion, verification
 from trainer.journal import JOURNAL_FILE, Journal
 from trainer.ledger import decisions
 from trainer.registry import PREVIOUS, Registry
@@ -292,3 +293,43 @@ def test_a_release_of_what_is_not_held_is_no_entry(registry, next_night):
     promoted(next_night())
     assert operations.release(registry, "why not").words.startswith("unchanged")
     assert Journal(registry.root).entries()[-1].action == "promote"
+
+
+def test_op05_a_version_that_once_passed_is_gone_back_to_whatever_was_decided_later(
+    registry, next_night, night_of
+):
+    promoted(next_night())
+    promoted(next_night())
+    promoted(night_of([0.1] * 4, DS, champion=[0.9] * 4))  # the first night again, and held
+    first, repeated = decisions(registry.root, DS)
+    assert first["candidate_digest"] == repeated["candidate_digest"]
+    assert (first["outcome"], repeated["outcome"]) == ("promote", "hold")
+    assert operations.rollback(registry, None, "worse").serves.number == 1
+    findings, _ = verification.verify(registry)
+    assert not findings
+
+
+def test_a_dry_run_leaves_what_was_interrupted_to_others(registry, next_night, monkeypatch):
+    promoted(next_night())
+    night = next_night()
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(Registry, "point", interrupted_at(CHAMPION, Registry.point))
+        promotion.main(night)
+    before = (registry.root / JOURNAL_FILE).read_bytes()
+    for operation in (
+        partial(operations.rollback, registry, None),
+        partial(operations.hold, registry),
+    ):
+        with pytest.raises(RegistryError, match="found an interrupted promote of version 2"):
+            operation("worse", dry_run=True)
+    assert (registry.root / JOURNAL_FILE).read_bytes() == before
+    assert registry.champion().number == 1
+
+
+def interrupted_at(alias, point):
+    def interrupted(self, name, version):
+        if name == alias:
+            raise KeyboardInterrupt
+        point(self, name, version)
+
+    return interrupted
