@@ -65,6 +65,7 @@ def main(night: Night) -> None:
     num_items, limit_mb = items.manifest.rows, night.settings.spark.broadcast_limit_mb
     check_catalogue(graph, ("item_index", "neighbour_index"), num_items)
     check_catalogue(sequences, ("item_indices",), num_items)
+    clock.lap("verify")
     spark = context("soft_targets", night.settings.spark)
     cores = spark.defaultParallelism
     clock.lap("start_spark")
