@@ -7,6 +7,7 @@ the result is that of `jobs/propagation.py` to the bit. Every iteration is check
 lineage does not grow.
 """
 
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -76,7 +77,7 @@ def propagate_blocked(
         after = arrived.mapValues(partial(_iterate, settings=settings, width=int(bounds[-1])))
         after.persist(StorageLevel.DISK_ONLY).checkpoint()
         steps.append(_join(after.values().map(_last).collect()))
-        states.unpersist()
+        _forget(states)
         states = after
     trace = Trace(
         residual=np.array([step.residual for step in steps]),
@@ -86,6 +87,13 @@ def propagate_blocked(
         num_unconverged=steps[-1].still_active,
     )
     return states, trace, sum(step.received_bytes for step in steps)
+
+
+def _forget(states: RDD) -> None:
+    """Deletes what is kept of states that the next, which are checkpointed, have replaced."""
+    states.unpersist()
+    if file := states.getCheckpointFile():
+        shutil.rmtree(file.removeprefix("file:"), ignore_errors=True)
 
 
 def multiply(mass: RDD, matrix: SharedRows, bounds: NDArray[np.int64]) -> RDD:

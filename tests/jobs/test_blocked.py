@@ -73,6 +73,9 @@ class Collection:
     def unpersist(self):
         return None
 
+    def getCheckpointFile(self):
+        return None
+
 
 def graph_of(dense):
     item, neighbour = np.nonzero(dense)

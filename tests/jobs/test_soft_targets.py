@@ -180,13 +180,14 @@ def test_the_manifest_says_how_far_the_targets_can_be_trusted(small_night, run):
 
 
 def test_op20_the_blocked_plan_publishes_the_same_rows(
-    small_night, run, spark_settings, monkeypatch
+    small_night, run, spark_settings, monkeypatch, tmp_path
 ):
-    states = []
+    states, checkpoints = [], []
 
     def watched(*arguments):
         found = propagate_blocked(*arguments)
         states.append(found[0])
+        checkpoints.extend(tmp_path.rglob("_checkpoints/*/rdd-*"))
         return found
 
     monkeypatch.setattr(soft_targets, "TASKS_PER_CORE", 1)
@@ -204,6 +205,7 @@ def test_op20_the_blocked_plan_publishes_the_same_rows(
     assert found.notes["item"] == expected.notes["item"]
     assert found.notes["user"] == expected.notes["user"]
     assert found.notes["shuffled_bytes"] > 0 == expected.notes["shuffled_bytes"]
+    assert [f"file:{path}" for path in checkpoints] == [states[0].getCheckpointFile()]
     # Checkpointed: what computed the last states does not reach back to the first.
     assert [of_run.isCheckpointed() for of_run in states] == [True]
 
