@@ -21,6 +21,7 @@ from benchmarks.quality_search import (
     equal_settings,
     model_file,
     read_trials,
+    refuse_other_settings,
     training_root,
     trial_settings,
 )
@@ -75,6 +76,7 @@ def score(
     Raises:
         UsageError: The losses' budgets differ, or settings and data are not those of the search.
     """
+    refuse_other_settings(data, root)
     best = best_trials(read_trials(data.home(root)), backbone, losses)
     equal = equal_settings(data, root, data.load_settings(root))
     for trial in best.values():

@@ -28,6 +28,8 @@ from trainer.checkpointing import ResumeState
 from trainer.losses import USE_SOFT_TARGETS
 
 TRIALS_FILE = "trials.jsonl"
+SEARCHED_WITH = "searched_with.json"
+"""What the data set's file and the code's defaults said when the first trial was made."""
 EQUAL = (
     "epochs",
     "patience",
@@ -122,8 +124,10 @@ def search(
         run: Runs a stage.
 
     Raises:
-        UsageError: The file has another trial under the same number: the space has changed.
+        UsageError: The file has another trial under the same number: the space has changed; or
+            settings are others than those of earlier trials.
     """
+    refuse_other_settings(data, root)
     home, until = data.home(root), time.monotonic() + hours * SECONDS_PER_HOUR
     done = {trial.key: trial for trial in read_trials(home)}
     tried: dict[str, list[tuple[Changes, float]]] = {loss: [] for loss in losses}
@@ -146,6 +150,26 @@ def search(
                     f"another --seed, or move {home / TRIALS_FILE} away",
                 )
             tried[loss].append((changes, trial.validation_ndcg_10))
+
+
+def refuse_other_settings(data: DataSet, root: Path) -> None:
+    """Refuses a root whose trials were made with other settings of the file, or other defaults.
+
+    What environment variables say is recorded with each trial (`equal_settings`).
+
+    Raises:
+        UsageError: Naming what differs.
+    """
+    file, now = data.home(root) / SEARCHED_WITH, load(data.settings_file(root), {})
+    used = {n: v for n, v in now.dotted(*DECIDING).items() if n not in INDIFFERENT}
+    if not file.exists():
+        file.write_text(json.dumps(used, indent=1))
+    then = json.loads(file.read_text())
+    if names := sorted(n for n in then.keys() & used.keys() if then[n] != used[n]):
+        found = ", ".join(f"{name} = {used[name]!r} instead of {then[name]!r}" for name in names)
+        raise UsageError(
+            found, f"what {file} has of the first trial", "these settings, or a new --root"
+        )
 
 
 def try_once(

@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -216,6 +217,15 @@ def test_a_setting_that_is_overridden_makes_another_trial(root, monkeypatch):
         search(WALKS, root, "mlp", LOSSES, 1, seed=7, run=run_nothing)
     with pytest.raises(UsageError, match="other overridden of walks than its trials"):
         score(WALKS, root, "mlp", LOSSES, [8], run=run_nothing)
+
+
+def test_settings_of_the_file_that_were_changed_since_the_first_trial_are_named(root, tmp_path):
+    copy = shutil.copytree(root, tmp_path / "copy")
+    file = WALKS.settings_file(copy)
+    file.write_text(file.read_text().replace("[training]", "[training]\nclip_norm = 3.5"))
+    for again in (partial(search, num_trials=1, seed=7), partial(score, seeds=[8])):
+        with pytest.raises(UsageError, match=r"training.clip_norm = 3.5 instead of \d"):
+            again(WALKS, copy, "mlp", LOSSES, run=run_nothing)
 
 
 def test_no_new_round_begins_when_the_time_is_over(root):
