@@ -65,7 +65,7 @@ class Night:
     options: argparse.Namespace = field(default_factory=argparse.Namespace)
     """The whole command line, with the stage's own arguments."""
     drafts: list[Draft] = field(default_factory=list)
-    """All that were begun."""
+    """Those that are not published."""
 
     def draft(self, contract: Contract, ds: date | None = None) -> Draft:
         """A new run's folder for a table, by default of this night's date."""
@@ -73,8 +73,9 @@ class Night:
         return self.drafts[-1]
 
     def discard_drafts(self) -> None:
-        """Deletes what was begun and has not become current: a failed try leaves nothing."""
+        """Deletes what was begun and not published: a failed try leaves nothing."""
         for begun in self.drafts:
+            # What failed may have been the step after the pointer moved.
             if _current_run(begun.path.parent) != begun.token:
                 shutil.rmtree(begun.path, ignore_errors=True)
 
@@ -89,6 +90,7 @@ class Night:
             fingerprint=self.fingerprint,
             seconds=time.monotonic() - self.started,
         )
+        self.drafts = [begun for begun in self.drafts if begun.path != run.path]
         print(closing_line(partition), flush=True)
         return partition
 

@@ -187,3 +187,13 @@ def test_a_try_that_fails_leaves_no_run_behind(program, tmp_path):
     assert program() == 65
     (run,) = (tmp_path / "tables/fruit/v1/ds=2017-10-31").glob("run=*")
     assert run == get(tmp_path, FRUIT, date(2017, 10, 31)).path
+
+
+def test_what_was_published_stays_where_a_newer_run_has_replaced_it_meanwhile(tmp_path, make_night):
+    older, newer = make_night(), make_night()
+    for night in (older, newer):
+        run = night.draft(FRUIT)
+        run.write(pa.table({"name": ["apple"]}))
+        night.publish(run)
+    older.discard_drafts()
+    assert len(list((tmp_path / "tables/fruit/v1/ds=2017-10-31").glob("run=*"))) == 2
