@@ -129,7 +129,8 @@ def _run(stage: Stage, main: Callable[[Night], Any], arguments: argparse.Namespa
     started, root, ds = time.monotonic(), arguments.root.resolve(), arguments.ds
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root}, which is a file", "a folder, or nothing yet", "--root")
-    token = new_token(max(_current(root, contract, ds) for contract in stage.writes))
+    current = [_current_run(partition_path(root, contract, ds)) for contract in stage.writes]
+    token = new_token(max(current, default=""))
     settings = load(arguments.settings)
     inputs = list(stage.inputs(root, ds, settings))
     fingerprint = _fingerprint(stage, settings, inputs)
@@ -144,10 +145,6 @@ def _run(stage: Stage, main: Callable[[Night], Any], arguments: argparse.Namespa
         main(night)
     finally:
         night.discard_drafts()
-
-
-def _current(root: Path, contract: Contract, ds: date) -> str:
-    return _current_run(partition_path(root, contract, ds))
 
 
 def _current_run(folder: Path) -> str:

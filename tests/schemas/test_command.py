@@ -197,3 +197,11 @@ def test_what_was_published_stays_where_a_newer_run_has_replaced_it_meanwhile(tm
         night.publish(run)
     older.discard_drafts()
     assert len(list((tmp_path / "tables/fruit/v1/ds=2017-10-31").glob("run=*"))) == 2
+
+
+def test_a_stage_may_write_no_table(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["talk", "--ds", "2017-10-31", "--root", str(tmp_path)])
+    stage = Stage("schemas.talk", "Talk.", (), lambda root, ds, settings: [], (), always=True)
+    with pytest.raises(SystemExit) as caught:
+        run(stage, lambda night: print(night.ds))
+    assert (caught.value.code, capsys.readouterr().out) == (0, "2017-10-31\n")
