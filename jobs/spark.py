@@ -94,7 +94,7 @@ def session(name: str, settings: SparkSettings) -> SparkSession:
 
 
 def context(name: str, settings: SparkSettings) -> SparkContext:
-    """What `session` starts, without SQL: two seconds less, and enough for `run_tasks`.
+    """What `session` starts, without SQL: a second and a half less, and enough for `run_tasks`.
 
     Raises:
         MissingProgramError: There is no Java 17 or 21.

@@ -101,7 +101,9 @@ def promote(registry: Registry, number: int, reason: str, *, dry_run: bool = Fal
                 f"data as new as the champion's, {champion.trained_until}",
                 f"rollback --to {number}, if an older model is what should serve",
             )
-        record = _passing_record(registry, version)
+        record = gate_record(registry, version)
+        if record is None or not has_passed(record):
+            raise _no_pass(version, record)
         current = champion.number if champion else None
         if record["champion_version"] != current:
             raise RegistryError(
@@ -138,7 +140,7 @@ def rollback(
         if version.number == champion.number:
             return Outcome(f"unchanged, version {version.number} is champion", champion)
         if not has_ever_passed(registry, version):
-            _passing_record(registry, version)  # says what was found instead
+            raise _no_pass(version, gate_record(registry, version))
         registry.download(version)
         if not dry_run:
             move(registry, journal, "rollback", version, by=OPERATOR, reason=reason)
@@ -188,16 +190,14 @@ def has_passed(record: Row) -> bool:
     return bool(record["verdict"] == "promote")
 
 
-def _passing_record(registry: Registry, version: Version) -> Row:
-    record = gate_record(registry, version)
-    if record is None or not has_passed(record):
-        found = f"{record['outcome']}: {record['reason']}" if record else "no decision"
-        raise RegistryError(
-            f"{found} on version {version.number} in the gate's ledger",
-            "a gate record that passed",
-            f"re-run trainer.evaluation and trainer.promotion with --ds {version.ds}",
-        )
-    return record
+def _no_pass(version: Version, record: Row | None) -> RegistryError:
+    """The error of a version whose newest gate record, if any, did not pass."""
+    found = f"{record['outcome']}: {record['reason']}" if record else "no decision"
+    return RegistryError(
+        f"{found} on version {version.number} in the gate's ledger",
+        "a gate record that passed",
+        f"re-run trainer.evaluation and trainer.promotion with --ds {version.ds}",
+    )
 
 
 def _replaced_by(registry: Registry, journal: Journal, champion: Version) -> int | None:
