@@ -98,7 +98,7 @@ class Alerts(BaseNotifier):
                 with (self.folder / LOG).open("a") as log:
                     log.write(line + "\n")
             except OSError as error:  # the disk may be what failed; better twice than never
-                self.log.error("the alert cannot be kept (%s), and is sent all the same", error)
+                self.log.error("the alert cannot be kept under the root (%s)", error)
             self._deliver({**context, "alert": alert})
             incident.parent.mkdir(parents=True, exist_ok=True)
             incident.write_text(line)
