@@ -18,6 +18,7 @@ from datetime import UTC, date, datetime
 from functools import partial
 from typing import Any
 
+from schemas.collector import at_work
 from schemas.command import Parser, die_with_parent, parse_date
 from schemas.errors import UsageError
 
@@ -63,12 +64,13 @@ def main(arguments: Sequence[str]) -> int:
         return error.exit_code
     die_with_parent()
     prepare()
-    for ds in options.nights:
-        print(f"night {ds}: started", flush=True)
-        state = run_night(ds, options.conf)
-        print(f"night {ds}: {state}", flush=True)
-        if state != "success":
-            return 1
+    with at_work():
+        for ds in options.nights:
+            print(f"night {ds}: started", flush=True)
+            state = run_night(ds, options.conf)
+            print(f"night {ds}: {state}", flush=True)
+            if state != "success":
+                return 1
     return 0
 
 

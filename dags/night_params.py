@@ -16,6 +16,9 @@ from airflow.sdk import Param
 from schemas.errors import UsageError
 from schemas.settings import ENVIRONMENT_PREFIX, MAY_HOLD_A_PASSWORD, Settings, properties
 
+_DIALECT = {"$schema": "http://json-schema.org/draft-07/schema#"}
+"""Airflow checks every schema against its dialect's whenever it looks at a parameter, hundreds of
+times a night; this one's is small, and says as much of what settings need as later ones."""
 _OWN_ARGUMENTS = ("default", "description", "title")
 _HIDDEN = {f"{section}.{key}" for section, keys in MAY_HOLD_A_PASSWORD.items() for key in keys}
 _MAKES_THE_DAG = {"gate.approval", "schedule", "alerts"}
@@ -29,11 +32,13 @@ def night_params(settings: Settings) -> dict[str, Param]:
             None,
             type=["null", "string"],
             format="date",
+            **_DIALECT,
             description="The night's day; empty takes the day of the run's logical date.",
         ),
         "force": Param(
             False,
             type="boolean",
+            **_DIALECT,
             description="Work even where nothing changed.",
         ),
     }
@@ -43,7 +48,11 @@ def night_params(settings: Settings) -> dict[str, Param]:
         if {name, section} & _MAKES_THE_DAG:
             schema["enum"] = [_loaded(settings, name)]
         params[name] = Param(
-            _loaded(settings, name), property.get("description"), **schema, section=section
+            _loaded(settings, name),
+            property.get("description"),
+            **_DIALECT,
+            **schema,
+            section=section,
         )
     return params
 

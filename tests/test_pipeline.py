@@ -20,6 +20,7 @@ from demo.airflow_home import HOME_FOLDER
 from demo.load_events import NIGHTS
 from schemas.checkpoints import CHECKPOINTS
 from schemas.interactions import INTERACTIONS
+from schemas.item_graph import ITEM_GRAPH
 from schemas.items import ITEMS
 from schemas.partitions import Partition, find, get
 from schemas.promotions import PROMOTIONS
@@ -56,10 +57,10 @@ import os, runpy, signal, sys
 def hook(name, arguments):
     reads = name == "open" and arguments[1] in ("r", "rb")
     path = str(arguments[0]) if arguments else ""
-    if name == {event!r} and not reads and "/items/" in path and {text!r} in path:
+    if name == {event!r} and not reads and "/item_graph/" in path and {text!r} in path:
         os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(hook)
-runpy.run_module("jobs.items", run_name="__main__", alter_sys=True)
+runpy.run_module("jobs.item_graph", run_name="__main__", alter_sys=True)
 """
 
 
@@ -207,19 +208,19 @@ def test_op02_running_the_nights_again_changes_nothing_and_says_so(two_nights, s
 
 @pytest.mark.parametrize(
     ("event", "text"),
-    [("os.rename", "part-00000"), ("open", "manifest.json"), ("os.rename", ".CURRENT")],
+    [("os.rename", "_staging"), ("open", "manifest.json"), ("os.rename", ".CURRENT")],
 )
 def test_op01_a_real_stage_killed_while_publishing_leaves_the_old_version(
     root, settings_file, event, text
 ):
-    before = get(root, ITEMS, SECOND)
+    before = get(root, ITEM_GRAPH, SECOND)
     code = ["-c", KILL_AT.format(event=event, text=text)]
-    changes = {"PENUMBRA_ITEMS__MIN_SUPPORT": "9"}
+    changes = {"PENUMBRA_ITEM_GRAPH__TOP_K": "7"}
     assert run_stage(root, settings_file, code, changes).returncode == -signal.SIGKILL
-    assert get(root, ITEMS, SECOND).manifest == before.manifest
+    assert get(root, ITEM_GRAPH, SECOND).manifest == before.manifest
     if text == ".CURRENT":
-        assert run_stage(root, settings_file, ["-m", "jobs.items"], changes).returncode == 0
-        assert digest(get(root, ITEMS, SECOND)) != before.manifest.content_digest
+        assert run_stage(root, settings_file, ["-m", "jobs.item_graph"], changes).returncode == 0
+        assert digest(get(root, ITEM_GRAPH, SECOND)) != before.manifest.content_digest
 
 
 @pytest.mark.parametrize("damage", ["flipped", "deleted"])

@@ -38,7 +38,7 @@ NIGHT = datetime.now(UTC) - timedelta(hours=36)
 """Start of the last whole interval of the test's schedule, which changes 12 hours from now."""
 SCHEDULED = NIGHT.date()
 """The day of the one run that the schedule makes by itself. The others are before it."""
-FIRST, SECOND, THIRD = (SCHEDULED - timedelta(days=n) for n in (3, 2, 1))
+FIRST, SECOND = (SCHEDULED - timedelta(days=n) for n in (2, 1))
 
 SETTINGS = f"""
 [events]
@@ -80,7 +80,7 @@ turn_seconds = 10.0
 class Airflow:
     """The running Airflow: its REST interface, its command, its logs, its stages' processes."""
 
-    scheduled, first, second, third = SCHEDULED, FIRST, SECOND, THIRD
+    scheduled, first, second = SCHEDULED, FIRST, SECOND
     retry_delay_seconds = RETRY_DELAY_SECONDS
 
     def __init__(self, root: Path, settings_file: Path, database: str) -> None:

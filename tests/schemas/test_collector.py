@@ -5,6 +5,7 @@ import importlib
 import subprocess
 import sys
 
+import dags
 import jobs
 import trainer
 
@@ -32,6 +33,6 @@ def test_it_rests_while_a_program_imports_and_ends_and_works_in_between(tmp_path
 
 
 def test_it_works_on_where_our_packages_are_only_imported():
-    for package in (jobs, trainer):
+    for package in (dags, jobs, trainer):
         importlib.reload(package)
         assert gc.isenabled()
