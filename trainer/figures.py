@@ -8,11 +8,11 @@ bar carries its name. A picture is as wide as a phone, and its title says of whi
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainer.metrics import CalibrationBins
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from trainer.metrics import CalibrationBins
 
 WIDTH, DPI = 4.5, 200
 """Inches, and pixels per inch: a phone shows ten points of print at nearly their size."""
@@ -48,7 +48,7 @@ PANELS = {
 
 def of_evaluation(
     rows: Iterable[Mapping[str, Any]],
-    bins: CalibrationBins | None,
+    bins: "CalibrationBins | None",
     subject: str,
     exclude_seen: bool,
 ) -> dict[str, "Figure"]:
@@ -110,7 +110,7 @@ def ndcg_by_slice(
     return figure
 
 
-def calibration(bins: CalibrationBins, subject: str) -> "Figure":
+def calibration(bins: "CalibrationBins", subject: str) -> "Figure":
     """Reliability diagram: how often a first recommendation is right, by how sure the model is.
 
     Args:

@@ -199,7 +199,14 @@ def test_changed_gate_settings_reopen_a_hold(registry, night_of):
     run(night)
     night = again(night)
     night.settings = Settings.model_validate(
-        {"gate": {"min_users": 4, "popularity_margin": -1, "item_knn_margin": -1}}
+        {
+            "gate": {
+                "min_users": 4,
+                "canary_users": 0,
+                "popularity_margin": -1,
+                "item_knn_margin": -1,
+            }
+        }
     )
     assert [row["outcome"] for row in run(night)] == ["hold", "promote"]
 
@@ -217,16 +224,17 @@ def test_a_hold_is_reopened_by_other_settings_than_its_own_only(registry, night_
     assert [(row["mode"], row["verdict"]) for row in run(back)[2:]] == [("dry_run", "promote")]
 
 
-def dry(night):
+def dry(night, canary_users=0):
     """The same night with the gate in a dry run."""
     night = again(night)
-    night.settings = Settings.model_validate({"gate": {"min_users": 4, "mode": "dry_run"}})
+    gate = {"min_users": 4, "canary_users": canary_users, "mode": "dry_run"}
+    night.settings = Settings.model_validate({"gate": gate})
     return night
 
 
 def test_a_dry_run_moves_no_alias_but_candidate(registry, night_of, capsys):
     run(night_of(GOOD))
-    run(dry(night_of(BETTER, DS + timedelta(days=1))))
+    run(dry(night_of(BETTER, DS + timedelta(days=1)), canary_users=2))
     assert (champion_number(registry), registry.aliased(PREVIOUS)) == (1, None)
     assert registry.aliased("candidate").number == 2
     line = capsys.readouterr().out.splitlines()[-1]
@@ -395,6 +403,7 @@ run(STAGE, main)
 def test_op04_of_two_concurrent_promotions_exactly_one_wins(registry, night_of, monkeypatch):
     """Each takes long between reading the champion and replacing it, so that both overlap."""
     monkeypatch.setenv("PENUMBRA_GATE__MIN_USERS", "4")
+    monkeypatch.setenv("PENUMBRA_GATE__CANARY_USERS", "0")
     nights = [night_of(GOOD, trained_until=DS), night_of(GOOD, DS + timedelta(1), trained_until=DS)]
     arguments = [[str(night.root), night.ds.isoformat()] for night in nights]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -135,7 +135,7 @@ def test_op02_nights_run_again_change_nothing_after_the_champion_moved(
 ):
     """Two nights are promoted; the first one's champion was none, and later tables keep it so."""
     limits = {"MIN_USERS": "1", "FLOOR": "0", "POPULARITY_MARGIN": "-1", "ITEM_KNN_MARGIN": "-1"}
-    limits |= {"CHAMPION_MARGIN": "1", "MAX_COVERAGE_DROP": "1"}
+    limits |= {"CHAMPION_MARGIN": "1", "MAX_COVERAGE_DROP": "1", "CANARY_USERS": "0"}
     for key, value in limits.items():
         monkeypatch.setenv(f"PENUMBRA_GATE__{key}", value)
     second = DS + timedelta(days=1)
