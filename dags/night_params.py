@@ -9,6 +9,7 @@ is shown, and refused in any other value than the loaded one.
 
 import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from airflow.sdk import Param
@@ -20,6 +21,7 @@ _DIALECT = {"$schema": "http://json-schema.org/draft-07/schema#"}
 """Airflow checks every schema against its dialect's whenever it looks at a parameter, hundreds of
 times a night; this one's is small, and says as much of what settings need as later ones."""
 _OWN_ARGUMENTS = ("default", "description", "title")
+_OF_THE_RUN = {"ds", "force"}
 _HIDDEN = {f"{section}.{key}" for section, keys in MAY_HOLD_A_PASSWORD.items() for key in keys}
 _MAKES_THE_DAG = {"gate.approval", "schedule", "alerts"}
 """A setting and sections that are read when the DAG is parsed: no run of it can change them."""
@@ -65,11 +67,15 @@ def overrides(params: Mapping[str, Any], settings: Settings) -> dict[str, str]:
         settings: The settings whose values were the defaults.
 
     Raises:
-        UsageError: One may hold a password.
+        UsageError: One may hold a password, or is no setting: Airflow takes any name.
     """
-    for name in _HIDDEN & params.keys():
-        fix = f"{name} in the settings file or the environment, which Airflow shows nobody"
-        raise UsageError(f"{name} as a parameter of a run", "settings that the form has", fix)
+    for name in sorted(params.keys() - _in_form().keys() - _OF_THE_RUN):
+        found, fix = f"{name} as a parameter of a run", "the run's configuration"
+        if name in _HIDDEN:
+            fix = f"{name} in the settings file or the environment, which Airflow shows nobody"
+            raise UsageError(found, "settings that the form has", fix)
+        closest = get_close_matches(name, [*_OF_THE_RUN, *_in_form()], n=1, cutoff=0)
+        raise UsageError(found, f"a name of the form, such as {closest[0]}", fix)
     return {
         ENVIRONMENT_PREFIX + name.upper().replace(".", "__"): _as_toml(params[name])
         for name in _in_form()

@@ -31,7 +31,17 @@ PublishRows = Callable[..., Partition]
 MakeNight = Callable[..., Night]
 
 
-LONGEST = ("tests/scheduler/test_real_scheduler.py", "tests/test_pipeline.py")
+LONGEST = (
+    "tests/scheduler/test_real_scheduler.py",
+    "tests/test_pipeline.py",
+    "tests/trainer/test_training.py",
+    "tests/jobs/test_interactions.py",
+    "tests/trainer/test_operations.py",
+    "tests/jobs/test_cluster.py",
+    "tests/dags/test_stage_operator.py",
+    "tests/trainer/test_promotion.py",
+    "tests/test_docs.py",
+)
 """Files that several processes of pytest begin with, so that none is alone with one at the end."""
 
 

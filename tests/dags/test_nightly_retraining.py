@@ -35,7 +35,7 @@ def refuses(name, value):
         dag.params.get_param(name).resolve(value)
     except ParamValidationError as error:
         return str(error)
-def hidden(name, value):
+def refused_at_work(name, value):
     try:
         overrides({name: value}, nightly_retraining.settings)
     except UsageError as error:
@@ -67,7 +67,8 @@ described = {
     "epochs_0": refuses("training.epochs", 0),
     "loss_best": refuses("training.loss", "best"),
     "other_retries": [refuses("schedule.retries", n) for n in (1, 9)],
-    "password": hidden("spark.conf", {"spark.hadoop.fs.s3a.secret.key": "s3cret"}),
+    "password": refused_at_work("spark.conf", {"spark.hadoop.fs.s3a.secret.key": "s3cret"}),
+    "misspelt": refused_at_work("training.epoch", 3),
     "other_hours": refuses("gate.approval_timeout_hours", 1.0),
     "other_approval": [refuses("gate.approval", a) for a in ("none", "required")],
     "serialized": bool(DagSerialization.serialize_dag(dag)),
@@ -179,6 +180,8 @@ def test_the_form_offers_every_setting_with_its_loaded_value_and_range(dag):
     passwords = {"registry.tracking_uri", "spark.conf"}
     assert set(dag["params"]) == {"ds", "force", *properties()} - passwords
     assert dag["password"].startswith("found spark.conf as a parameter of a run; expected settings")
+    expected = "expected a name of the form, such as training.epochs; fix: the run's configuration"
+    assert dag["misspelt"] == f"found training.epoch as a parameter of a run; {expected}"
     epochs = dag["params"]["training.epochs"]
     assert epochs["about"] == "Passes over the training windows at most."
     assert (epochs["value"], epochs["type"], epochs["minimum"]) == (7, "integer", 1)

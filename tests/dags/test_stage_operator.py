@@ -96,6 +96,13 @@ def test_force_and_changed_settings_of_the_form_reach_the_stages_and_others_do_n
     assert "PENUMBRA_TRAINING__WIDTH" not in given
 
 
+def test_op17_a_parameter_that_is_no_setting_fails_the_night_on_the_first_try(run_night, worker):
+    result = run_night(**{"training.epoch": 3})
+    assert (result["tasks"]["interactions"], result["tries"]["interactions"]) == ("failed", 1)
+    assert "found training.epoch as a parameter of a run; expected a name" in result["log"]
+    assert "interactions" not in [note["stage"] for note in worker.ran()]
+
+
 @pytest.mark.parametrize("code", [64, 78])
 def test_op17_a_data_error_fails_on_the_first_try_with_the_stages_words(run_night, code):
     words = "trainer.recommendations: ContractError: found mud; expected gold; fix: the river"
