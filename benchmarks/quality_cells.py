@@ -130,16 +130,19 @@ def read_cell(data: DataSet, root: Path, backbone: str, trials: Sequence[Trial])
     """One cell from its files.
 
     Raises:
-        UsageError: Losses were not tried as often, or not scored with the same seeds and holdout.
+        UsageError: Losses were not tried as often, or not scored with the same seeds and holdout,
+            or scoring has not ended.
     """
     best = best_trials(trials, backbone, LOSSES)
     scores = {loss: scores_of(data.home(root), trial) for loss, trial in best.items()}
     of_targets = scores_of(data.home(root), alone(best))
     keys = ("seed", "holdout_digest")
     same = {loss: [[s.facts[k] for k in keys] for s in found] for loss, found in scores.items()}
+    fix = f"python -m benchmarks.quality score {data.name} --backbone {backbone}"
     if not same[METHOD] or any(facts != same[METHOD] for facts in same.values()):
         seeds = {loss: [seed for seed, _ in facts] for loss, facts in same.items()}
-        fix = f"python -m benchmarks.quality score {data.name} --backbone {backbone}"
         raise UsageError(f"scores of seeds {seeds}", "the same seeds and holdout for all", fix)
+    if not of_targets:
+        raise UsageError("no score of the soft targets alone", "what is scored last", fix)
     tried = [trial for trial in trials if trial.backbone == backbone]
     return Cell(data, backbone, best, tried, scores | {ALONE: of_targets})

@@ -81,6 +81,16 @@ def cell(root, monkeypatch):
     return found
 
 
+def test_a_cell_whose_scoring_was_cut_short_is_left_out(root, tmp_path, monkeypatch):
+    monkeypatch.setitem(DATA_SETS, "walks", WALKS)
+    copy = shutil.copytree(root / "walks", tmp_path / "walks", symlinks=True)
+    (file,) = copy.glob("scores/*soft_targets_alone*")
+    file.unlink()
+    cells, (reason,) = read_cells(tmp_path)
+    assert cells == []
+    assert reason.startswith("walks, mlp: found no score of the soft targets alone; expected")
+
+
 def test_nothing_of_the_holdout_is_where_a_search_looks(root):
     night, sealed = (get(root / "walks" / f, SEQUENCES, DAY).read() for f in ("night", "sealed"))
     assert set(night["num_holdout"].to_pylist()) == {1}
