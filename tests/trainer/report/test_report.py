@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from datetime import date
 from html import unescape
 from pathlib import Path
@@ -131,6 +133,11 @@ def test_a_night_stopped_by_its_health_says_so_and_what_is_missing(empty_night, 
     assert "Volume of the day is beyond its limit." in words
     assert "Not published: interactions, quarantine, items, sequences," in words
     assert "The night has not published scorecards, so there is nothing to show." in words
+
+
+def test_the_stage_starts_without_torch_which_would_take_it_a_second():
+    program = "import sys, trainer.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 def test_a_night_that_published_nothing_has_no_page(empty_night, capsys):
