@@ -18,7 +18,7 @@ from schemas.errors import UsageError
 from schemas.settings import ENVIRONMENT_PREFIX, MAY_HOLD_A_PASSWORD, Settings, properties
 
 _DIALECT = {"$schema": "http://json-schema.org/draft-07/schema#"}
-"""Airflow checks every schema against its dialect's whenever it looks at a parameter, hundreds of
+"""Airflow checks every schema against its dialect's whenever it looks at a parameter, ten thousand
 times a night; this one's is small, and says as much of what settings need as later ones."""
 _OWN_ARGUMENTS = ("default", "description", "title")
 _OF_THE_RUN = {"ds", "force"}
@@ -34,13 +34,11 @@ def night_params(settings: Settings) -> dict[str, Param]:
             None,
             type=["null", "string"],
             format="date",
-            **_DIALECT,
             description="The night's day; empty takes the day of the run's logical date.",
         ),
         "force": Param(
             False,
             type="boolean",
-            **_DIALECT,
             description="Work even where nothing changed.",
         ),
     }
@@ -50,12 +48,10 @@ def night_params(settings: Settings) -> dict[str, Param]:
         if {name, section} & _MAKES_THE_DAG:
             schema["enum"] = [_loaded(settings, name)]
         params[name] = Param(
-            _loaded(settings, name),
-            property.get("description"),
-            **_DIALECT,
-            **schema,
-            section=section,
+            _loaded(settings, name), property.get("description"), **schema, section=section
         )
+    for param in params.values():
+        param.schema |= _DIALECT
     return params
 
 
@@ -69,16 +65,17 @@ def overrides(params: Mapping[str, Any], settings: Settings) -> dict[str, str]:
     Raises:
         UsageError: One may hold a password, or is no setting: Airflow takes any name.
     """
-    for name in sorted(params.keys() - _in_form().keys() - _OF_THE_RUN):
+    form = _in_form()
+    for name in sorted(params.keys() - form.keys() - _OF_THE_RUN):
         found, fix = f"{name} as a parameter of a run", "the run's configuration"
         if name in _HIDDEN:
             fix = f"{name} in the settings file or the environment, which Airflow shows nobody"
             raise UsageError(found, "settings that the form has", fix)
-        closest = get_close_matches(name, [*_OF_THE_RUN, *_in_form()], n=1, cutoff=0)
-        raise UsageError(found, f"a name of the form, such as {closest[0]}", fix)
+        (closest,) = get_close_matches(name, [*_OF_THE_RUN, *form], n=1, cutoff=0)
+        raise UsageError(found, f"ds, force or a setting, such as {closest}", fix)
     return {
         ENVIRONMENT_PREFIX + name.upper().replace(".", "__"): _as_toml(params[name])
-        for name in _in_form()
+        for name in form
         if name in params and params[name] != _loaded(settings, name)
     }
 

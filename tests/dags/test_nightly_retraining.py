@@ -180,7 +180,9 @@ def test_the_form_offers_every_setting_with_its_loaded_value_and_range(dag):
     passwords = {"registry.tracking_uri", "spark.conf"}
     assert set(dag["params"]) == {"ds", "force", *properties()} - passwords
     assert dag["password"].startswith("found spark.conf as a parameter of a run; expected settings")
-    expected = "expected a name of the form, such as training.epochs; fix: the run's configuration"
+    expected = (
+        "expected ds, force or a setting, such as training.epochs; fix: the run's configuration"
+    )
     assert dag["misspelt"] == f"found training.epoch as a parameter of a run; {expected}"
     epochs = dag["params"]["training.epochs"]
     assert epochs["about"] == "Passes over the training windows at most."

@@ -99,7 +99,10 @@ def test_force_and_changed_settings_of_the_form_reach_the_stages_and_others_do_n
 def test_op17_a_parameter_that_is_no_setting_fails_the_night_on_the_first_try(run_night, worker):
     result = run_night(**{"training.epoch": 3})
     assert (result["tasks"]["interactions"], result["tries"]["interactions"]) == ("failed", 1)
-    assert "found training.epoch as a parameter of a run; expected a name" in result["log"]
+    assert (
+        "found training.epoch as a parameter of a run; expected ds, force or a setting"
+        in result["log"]
+    )
     assert "interactions" not in [note["stage"] for note in worker.ran()]
 
 
