@@ -115,13 +115,23 @@ def current_run(folder: Path) -> str:
         return ""
 
 
+def began(run: str) -> int:
+    """When a run began, nanoseconds since 1970: what its token starts with.
+
+    Raises:
+        ValueError: It is no token of a run.
+    """
+    return int(run.split("-")[0])
+
+
 def _read_pointer(folder: Path, stage: str) -> dict[str, str]:
     file = folder / POINTER
     try:
         pointer = json.loads(file.read_text())
-        int(pointer["run"].split("-")[0])  # the time by which runs are in order
-        return {name: str(pointer[name]) for name in ("run", "manifest_sha256")}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        known = {name: str(pointer[name]) for name in ("run", "manifest_sha256")}
+        began(known["run"])
+        return known
+    except (ValueError, KeyError, TypeError) as error:
         fix = f"re-run {stage} for this date, or restore the file"
         raise CorruptPartitionError(f"{file} damaged", "a run and its digest", fix) from error
 

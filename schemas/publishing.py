@@ -28,6 +28,7 @@ from schemas.partitions import (
     Input,
     Manifest,
     Partition,
+    began,
     current_run,
     file_facts,
     partition_path,
@@ -58,7 +59,7 @@ def new_token(after: str = "") -> str:
     """
     now = time.time_ns()
     if after:
-        now = max(now, int(after.split("-")[0]) + 1)
+        now = max(now, began(after) + 1)
     return f"{now:020d}-{os.getpid()}"
 
 

@@ -122,10 +122,10 @@ def test_op08_a_missing_an_extra_and_a_changed_file_are_named(tmp_path):
         get(tmp_path, FRUIT, DS)
 
 
-NO_TOKENS = [f'{{"run": {run}, "manifest_sha256": "0"}}' for run in ('"mine"', "7")]
+NO_RUN = '{"run": "mine", "manifest_sha256": "0"}'
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"run": "1"}', *NO_TOKENS])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"run": "1"}', NO_RUN])
 def test_op08_a_damaged_pointer_is_named_and_mended_by_publishing(tmp_path, text):
     pointer = publish(make(tmp_path, [APPLE]), DS).path.parent / "CURRENT"
     pointer.write_text(text)
