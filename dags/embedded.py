@@ -51,6 +51,18 @@ def run_night(ds: date, conf: dict[str, Any]) -> str:
     return str(run.state)
 
 
+@at_work()
+def run_nights(nights: Sequence[date], conf: dict[str, Any]) -> int:
+    """Runs the nights in order, telling of each; 1 as soon as one fails."""
+    for ds in nights:
+        print(f"night {ds}: started", flush=True)
+        state = run_night(ds, conf)
+        print(f"night {ds}: {state}", flush=True)
+        if state != "success":
+            return 1
+    return 0
+
+
 def main(arguments: Sequence[str]) -> int:
     """Prepares Airflow and runs the nights in order; 1 as soon as one fails."""
     parser = Parser("python -m dags.embedded", description=__doc__)
@@ -64,14 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         return error.exit_code
     die_with_parent()
     prepare()
-    with at_work():
-        for ds in options.nights:
-            print(f"night {ds}: started", flush=True)
-            state = run_night(ds, options.conf)
-            print(f"night {ds}: {state}", flush=True)
-            if state != "success":
-                return 1
-    return 0
+    return run_nights(options.nights, options.conf)
 
 
 if __name__ == "__main__":
