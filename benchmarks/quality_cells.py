@@ -143,6 +143,6 @@ def read_cell(data: DataSet, root: Path, backbone: str, trials: Sequence[Trial])
         seeds = {loss: [seed for seed, _ in facts] for loss, facts in same.items()}
         raise UsageError(f"scores of seeds {seeds}", "the same seeds and holdout for all", fix)
     if not of_targets:
-        raise UsageError("no score of the soft targets alone", "what is scored last", fix)
+        raise UsageError("no score of the soft targets alone", "a scoring that has ended", fix)
     tried = [trial for trial in trials if trial.backbone == backbone]
     return Cell(data, backbone, best, tried, scores | {ALONE: of_targets})

@@ -56,7 +56,7 @@ import os, runpy, signal, sys
 
 def hook(name, arguments):
     reads = name == "open" and arguments[1] in ("r", "rb")
-    path = str(arguments[name == "os.rename"]) if arguments else ""
+    path = str(arguments[1 if name == "os.rename" else 0]) if arguments else ""
     if name == {event!r} and not reads and "/item_graph/" in path and {text!r} in path:
         os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(hook)

@@ -20,6 +20,8 @@ from trainer.registry import PREVIOUS, Registry
 
 DS = date(2017, 10, 31)
 GOOD, BETTER, BAD = [0.5] * 4, [0.6] * 4, [0.2] * 4
+LENIENT = {"min_users": 4, "canary_users": 0, "popularity_margin": -1, "item_knn_margin": -1}
+"""A gate that passes what is worse than both baselines."""
 
 
 class Crash(BaseException):
@@ -198,25 +200,15 @@ def test_changed_gate_settings_reopen_a_hold(registry, night_of):
     night = night_of([0.1] * 4)
     run(night)
     night = again(night)
-    night.settings = Settings.model_validate(
-        {
-            "gate": {
-                "min_users": 4,
-                "canary_users": 0,
-                "popularity_margin": -1,
-                "item_knn_margin": -1,
-            }
-        }
-    )
+    night.settings = Settings.model_validate({"gate": LENIENT})
     assert [row["outcome"] for row in run(night)] == ["hold", "promote"]
 
 
 def test_a_hold_is_reopened_by_other_settings_than_its_own_only(registry, night_of):
     """Whatever the settings of a later decision about other weights were."""
-    lenient = {"min_users": 4, "canary_users": 0, "popularity_margin": -1, "item_knn_margin": -1}
     run(night_of([0.1] * 4, seed=1))
     other = night_of([0.05] * 4, seed=2)
-    other.settings = Settings.model_validate({"gate": lenient | {"mode": "dry_run"}})
+    other.settings = Settings.model_validate({"gate": LENIENT | {"mode": "dry_run"}})
     ledger = run(other)
     assert run(night_of([0.1] * 4, seed=1)) == ledger
     back = night_of([0.1] * 4, seed=1)
