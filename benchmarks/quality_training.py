@@ -22,7 +22,8 @@ from trainer.checkpointing import ResumeState
 from trainer.fitting import Fitting, prepare_torch
 from trainer.holdout import Holdout, holdout_of, score_holdout
 from trainer.preparation import move_to_recent_popularity, prepare
-from trainer.scorer import ITEM_COLUMNS, Scorer
+from trainer.scorer import Scorer
+from trainer.scorer_files import ITEM_COLUMNS
 from trainer.sequences import Sequences
 from trainer.training import epoch_line
 from trainer.validation import ndcg_10, validation_of

@@ -29,10 +29,10 @@ from schemas.partitions import Partition, get
 from schemas.sequences import SEQUENCES
 from schemas.settings import GateSettings
 from trainer import packages
+from trainer.artifact import SIGNATURE
 from trainer.gate import Decision
 from trainer.registry import Registry
 from trainer.rules import Rule
-from trainer.serving_model import SIGNATURE
 from trainer.versions import Version
 
 PROGRAM = Path(__file__).with_name("canary_process.py")

@@ -23,7 +23,7 @@ from schemas.collector import at_work
 from schemas.errors import RegistryError
 from schemas.partitions import Partition
 from schemas.settings import Settings
-from trainer import scorer, serving_model, tracking
+from trainer import artifact, scorer_files, tracking
 from trainer.versions import CHAMPION, Version
 
 CANDIDATE, PREVIOUS = "candidate", "previous"
@@ -166,8 +166,8 @@ class Registry:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
             folder.mkdir()
-            scorer.write(folder, checkpoint, items)
-            return serving_model.log(folder, self.name, tags)
+            scorer_files.write(folder, checkpoint, items)
+            return artifact.log(folder, self.name, tags)
 
     def _create_registered_model(self) -> None:
         try:

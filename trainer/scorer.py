@@ -6,7 +6,6 @@ in them is executed when they are read.
     B users, V items of this model's own catalogue (columns 0..V, column 0 is padding)
 """
 
-import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,10 +25,7 @@ from trainer.backbones import Backbone
 from trainer.checkpointing import restore
 from trainer.histories import Histories
 from trainer.ranking import exclude, top_k
-
-ITEMS_FILE = "items.parquet"
-SETTINGS_FILE = "settings.json"
-ITEM_COLUMNS = ("item_index", "item_id", "support")
+from trainer.scorer_files import ITEM_COLUMNS, ITEMS_FILE, SETTINGS_FILE
 
 
 @dataclass(frozen=True)
@@ -122,20 +118,11 @@ def from_checkpoint(checkpoint: Partition, items: Partition) -> Scorer:
 
 
 def from_folder(folder: Path) -> Scorer:
-    """The model in a folder that `write` filled."""
+    """The model in a folder that `scorer_files.write` filled."""
     items = pq.read_table(folder / ITEMS_FILE)
     settings = TrainingSettings.model_validate_json((folder / SETTINGS_FILE).read_text())
     backbone = restore(settings, items.num_rows, folder / WEIGHTS_FILE)
     return _scorer(backbone, items, settings)
-
-
-def write(folder: Path, checkpoint: Partition, items: Partition) -> list[Path]:
-    """Writes weights, items and settings of a night's model into a folder; returns the files."""
-    (row,) = checkpoint.read().to_pylist()
-    shutil.copyfile(checkpoint.attachment(WEIGHTS_FILE), folder / WEIGHTS_FILE)
-    pq.write_table(items.read(ITEM_COLUMNS), folder / ITEMS_FILE, compression="zstd")
-    (folder / SETTINGS_FILE).write_text(row["settings"])
-    return [folder / WEIGHTS_FILE, folder / ITEMS_FILE, folder / SETTINGS_FILE]
 
 
 def _scorer(backbone: Backbone, items: pa.Table, settings: TrainingSettings) -> Scorer:

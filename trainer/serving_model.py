@@ -1,13 +1,12 @@
 """Serving model: the registered artifact, an MLflow pyfunc read from this file's code.
 
-Input: a DataFrame with `history` (raw item ids, oldest first) and, for all rows alike or row by
-row, optional `k` and `exclude_seen`. Output: one row per history with `item_id` and `score`,
-best first, and `is_fallback`: the history holds no item the model knows, so the list is by
-popularity. Unknown items are ignored. Weights are safetensors, the catalogue Parquet, the
-settings JSON: nothing is unpickled.
+Input (`artifact.SIGNATURE`): a DataFrame with `history` (raw item ids, oldest first) and, for all
+rows alike or row by row, optional `k` and `exclude_seen`. Output: one row per history with
+`item_id` and `score`, best first, and `is_fallback`: the history holds no item the model knows, so
+the list is by popularity. Unknown items are ignored. Weights are safetensors, the catalogue
+Parquet, the settings JSON: nothing is unpickled.
 """
 
-import importlib.metadata
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,8 @@ import pandas as pd
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns of its own type hints while it is imported
-    import mlflow
-    from mlflow.models import ModelSignature, set_model
+    from mlflow.models import set_model
     from mlflow.pyfunc import PythonModel, PythonModelContext
-    from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Array
 
 from schemas.contract import PADDING_INDEX
 from schemas.errors import UsageError
@@ -33,24 +29,6 @@ DEFAULT_K = 10
 
 DEFAULT_EXCLUDE_SEEN = False
 """Whether items of the history stay out where the input has no `exclude_seen`."""
-
-SIGNATURE = ModelSignature(
-    inputs=Schema(
-        [
-            ColSpec(Array(DataType.string), "history"),
-            ColSpec(DataType.long, "k", required=False),
-            ColSpec(DataType.boolean, "exclude_seen", required=False),
-        ]
-    ),
-    outputs=Schema(
-        [
-            ColSpec(Array(DataType.string), "item_id"),
-            ColSpec(Array(DataType.double), "score"),
-            ColSpec(DataType.boolean, "is_fallback"),
-        ]
-    ),
-)
-REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "scipy", "torch")
 
 
 class ServingModel(PythonModel):
@@ -110,32 +88,6 @@ def _column(rows: pd.DataFrame, name: str, default: Any) -> np.ndarray:
     if name not in rows:
         return np.full(len(rows), default)
     return rows[name].astype(object).where(rows[name].notna(), default).to_numpy()
-
-
-def log(folder: Path, name: str, tags: dict[str, str]) -> str:
-    """Stores the model in a scorer's folder as an artifact of the active experiment.
-
-    Args:
-        folder: As `scorer.write` fills it.
-        name: Of the logged model.
-        tags: On the logged model.
-
-    Returns:
-        Its address, `models:/m-...`; the artifact is complete when this returns.
-    """
-    project = Path(__file__).parent.parent
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*input example.*")  # the signature is written above
-        info = mlflow.pyfunc.log_model(
-            name=name,
-            python_model=str(Path(__file__)),
-            artifacts={"model": str(folder)},
-            code_paths=[str(project / "schemas"), str(project / "trainer")],
-            pip_requirements=[f"{p}=={importlib.metadata.version(p)}" for p in REQUIREMENTS],
-            signature=SIGNATURE,
-            tags=tags,
-        )
-    return str(info.model_uri)
 
 
 set_model(ServingModel())

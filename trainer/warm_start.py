@@ -19,7 +19,8 @@ from schemas.partitions import Input
 from schemas.settings import Settings, TrainingSettings
 from trainer.backbone import Backbone
 from trainer.checkpointing import Weights
-from trainer.scorer import SETTINGS_FILE, from_folder
+from trainer.scorer import from_folder
+from trainer.scorer_files import SETTINGS_FILE
 from trainer.versions import CHAMPION
 
 ARCHITECTURE = (

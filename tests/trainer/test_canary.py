@@ -6,8 +6,8 @@ import pytest
 from schemas.errors import RegistryError
 from schemas.settings import Settings
 from trainer import canary, promotion
+from trainer.artifact import SIGNATURE
 from trainer.ledger import decisions
-from trainer.serving_model import SIGNATURE
 
 ITEM_IDS = [f"item-{n}" for n in range(12)]
 GATE = Settings().gate.model_copy(update={"canary_users": 3})
@@ -68,7 +68,7 @@ def test_op12_a_module_from_elsewhere_is_named(registry, version, rows, tmp_path
     (tmp_path / "elsewhere" / "stranger.py").touch()
     code = artifact(registry, version) / "code" / "trainer" / "scorer.py"
     lines = f"import sys\nsys.path.append({str(tmp_path / 'elsewhere')!r})\nimport stranger\n"
-    code.write_text(code.read_text().replace("import shutil\n", "import shutil\n" + lines))
+    code.write_text(code.read_text().replace("import torch\n", "import torch\n" + lines))
     with pytest.raises(RegistryError, match="module stranger from"):
         canary.check(registry, version, rows, ITEM_IDS, GATE)
 

@@ -3,8 +3,8 @@ from datetime import date
 import pytest
 
 from schemas.errors import RegistryError
+from trainer import artifact
 from trainer import registry as registry_module
-from trainer import serving_model
 from trainer.registry import CANDIDATE, champion
 from trainer.versions import CHAMPION
 
@@ -83,7 +83,7 @@ def test_op07_a_crash_while_the_artifact_is_stored_leaves_no_version(
     registry, checkpoint, items, monkeypatch
 ):
     with monkeypatch.context() as broken, pytest.raises(Crash):
-        broken.setattr(serving_model, "log", crash)
+        broken.setattr(artifact, "log", crash)
         registry.register(checkpoint, items)
     assert not versions(registry)
     assert registry.register(checkpoint, items).number == 1

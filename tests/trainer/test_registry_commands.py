@@ -140,3 +140,9 @@ def test_the_module_is_the_command(registry):
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "serves: none"
     assert Registry.__module__ == "trainer.registry"
+
+
+def test_what_loads_no_model_starts_without_torch_which_would_take_it_a_second():
+    modules = "trainer.registry_commands, trainer.promotion, trainer.freshness, trainer.compare"
+    program = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from schemas.errors import DataError
-from trainer import scorer
+from trainer import scorer, scorer_files
 from trainer.histories import from_lists
 
 ITEM_IDS = [f"item-{n}" for n in range(12)]
@@ -35,7 +35,7 @@ def test_scores_are_the_backbones_after_the_last_item(model):
 def test_a_model_written_to_a_folder_scores_the_same(model, checkpoint, items, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
-    scorer.write(folder, checkpoint, items)
+    scorer_files.write(folder, checkpoint, items)
     read = scorer.from_folder(folder)
     torch.testing.assert_close(read.score(HISTORIES), model.score(HISTORIES), rtol=0, atol=0)
     assert read.item_ids == ITEM_IDS

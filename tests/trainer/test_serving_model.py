@@ -4,13 +4,14 @@ import sys
 from pathlib import Path
 from zipfile import is_zipfile
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 from mlflow.models import Model
 
 from schemas.errors import UsageError
-from trainer import scorer, serving_model
+from trainer import artifact, scorer, serving_model
 
 ITEM_IDS = [f"item-{n}" for n in range(12)]
 """In order of support, as `publish_items` makes it."""
@@ -79,15 +80,15 @@ def registered(registry, publish_items, publish_model, monkeypatch):
 
 
 def test_the_registered_model_predicts_through_its_signature(registered):
-    loaded = serving_model.mlflow.pyfunc.load_model(str(registered))
+    loaded = mlflow.pyfunc.load_model(str(registered))
     rows = loaded.predict(pd.DataFrame({"history": [["item-1"], []], "k": [3, 2]}))
     assert [len(ids) for ids in rows["item_id"]] == [3, 2]
     assert rows["is_fallback"].tolist() == [False, True]
 
 
 def test_an_input_of_other_types_is_refused(registered):
-    loaded = serving_model.mlflow.pyfunc.load_model(str(registered))
-    with pytest.raises(serving_model.mlflow.MlflowException, match="history"):
+    loaded = mlflow.pyfunc.load_model(str(registered))
+    with pytest.raises(mlflow.MlflowException, match="history"):
         loaded.predict(pd.DataFrame({"histories": [["item-1"]]}))
 
 
@@ -122,4 +123,4 @@ def test_the_model_is_code_that_the_artifact_carries(registered):
 
 def test_the_artifact_names_exact_requirements(registered):
     lines = (registered / "requirements.txt").read_text().splitlines()
-    assert sorted(line.split("==")[0] for line in lines) == sorted(serving_model.REQUIREMENTS)
+    assert sorted(line.split("==")[0] for line in lines) == sorted(artifact.REQUIREMENTS)
