@@ -25,6 +25,9 @@ LEAST_BUDGET_MB = 64
 SMALLEST_LOG_REST = -50.0
 """Of log(1 - p_y), from which on 1 / (1 - p_y) and its products stay floats."""
 
+PIECES = 8
+"""Of a chunk's rows, where some have to be copied."""
+
 
 class Losses(NamedTuple):
     """Losses of C examples: total, its two parts before weighting, and ∂ total / ∂ logits.
@@ -61,7 +64,7 @@ def label_smoothing(log_p_CV: Tensor, examples: Examples, settings: TrainingSett
     # Far below the smallest probability a float holds; keeps an item at -inf from ruling alone.
     floor = torch.finfo(log_p_CV.dtype).min / (4 * num_items)
     confidence_C = -log_p_CV.gather(1, targets_C1)[:, 0]
-    distribution_C = -log_p_CV[:, 1:].clamp_min(floor).mean(1)
+    distribution_C = -log_p_CV[:, 1:].clamp_min_(floor).mean(1)  # exp of either is 0
     gradient_CV = log_p_CV.exp_()
     gradient_CV[:, 1:] -= epsilon / num_items
     gradient_CV.scatter_add_(1, targets_C1, torch.full_like(confidence_C, epsilon - 1)[:, None])
@@ -166,6 +169,7 @@ class _Full(torch.autograd.Function):
             sums += torch.stack([part.sum() for part in losses[:3]])
             if gradients is not None:
                 gradients.add(start, losses.gradient_CV, hidden_CD / num_examples, weight_VD)
+            del log_p_CV, losses  # before the next chunk's logits are made
         if gradients is not None:
             gradients.hidden_ND.div_(num_examples)
             gradients.bias_V.div_(num_examples)
@@ -237,12 +241,11 @@ def _scaled_rest(log_p_CV: Tensor, log_rest_C: Tensor, scale_C: Tensor) -> Tenso
     As p times scale / (1 - p_y), which saves a pass; where 1 - p_y leaves the range of floats,
     in few rows if any, by the difference of logarithms.
     """
-    rows = (log_rest_C < SMALLEST_LOG_REST).nonzero()[:, 0]
-    exact = (log_p_CV[rows] - log_rest_C[rows, None]).exp_().mul_(scale_C[rows, None])
-    factor_C = scale_C * log_rest_C.clamp_min(SMALLEST_LOG_REST).neg().exp()
-    scaled_CV = log_p_CV.exp_().mul_(factor_C[:, None])
-    scaled_CV[rows] = exact
-    return scaled_CV
+    is_tiny_C = log_rest_C < SMALLEST_LOG_REST
+    for rows in _pieces(is_tiny_C):
+        log_p_CV[rows] -= log_rest_C[rows, None]
+    factor_C = torch.where(is_tiny_C, 1.0, log_rest_C.clamp_min(SMALLEST_LOG_REST).neg().exp())
+    return log_p_CV.exp_().mul_((scale_C * factor_C)[:, None])
 
 
 def _log_rest(log_p_CV: Tensor, targets_C1: Tensor, log_p_C: Tensor) -> Tensor:
@@ -252,10 +255,15 @@ def _log_rest(log_p_CV: Tensor, targets_C1: Tensor, log_p_C: Tensor) -> Tensor:
     numbers: for those rows, few in practice, the other items' mass is summed itself.
     """
     log_rest_C = torch.log1p(-log_p_C.exp())
-    rows = (log_p_C > -math.log(2)).nonzero()[:, 0]
-    if len(rows):
-        log_p, targets = log_p_CV[rows], targets_C1[rows]
-        log_others = log_p.scatter(1, targets, -torch.inf).logsumexp(1)
-        log_odds = log_others - log_p.gather(1, targets)[:, 0]
-        log_rest_C[rows] = F.logsigmoid(log_odds)
+    for rows in _pieces(log_p_C > -math.log(2)):
+        targets, log_p = targets_C1[rows], log_p_CV[rows]
+        own = log_p.gather(1, targets)[:, 0]
+        log_others = log_p.scatter_(1, targets, -torch.inf).logsumexp(1)
+        log_rest_C[rows] = F.logsigmoid(log_others - own)
     return log_rest_C.clamp_min(torch.finfo(log_rest_C.dtype).min / 4)  # a catalogue of one item
+
+
+def _pieces(is_chosen_C: Tensor) -> tuple[Tensor, ...]:
+    """Numbers of the chosen rows, so few at once that copies of them are small beside all."""
+    (rows,) = is_chosen_C.nonzero(as_tuple=True)
+    return rows.split(max(1, len(is_chosen_C) // PIECES)) if len(rows) else ()

@@ -1,6 +1,7 @@
 """One suite for all losses, each with a twin that follows its formula over dense soft labels."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -233,6 +234,40 @@ def test_rows_at_once_keep_two_arrays_of_logits_within_the_budget():
     assert rows_at_once(weight, budget_mb=256) == 780
     assert 780 * 43_000 * 4 * 2 <= 256 * 2**20 < 781 * 43_000 * 4 * 2
     assert rows_at_once(torch.empty(10**6, 1), budget_mb=1) == 1
+
+
+def peak_bytes(run):
+    """What the process holds at most while something runs, beyond what it held before."""
+
+    def held(name):
+        return 1024 * int(Path("/proc/self/status").read_text().split(name)[1].split()[0])
+
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = held("VmRSS:")
+    run()
+    return held("VmHWM:") - before
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc")
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - DRAW_NEGATIVES))
+@pytest.mark.parametrize(
+    ("precision", "logit"), [("float32", 0.0), ("float32", 90.0), ("bfloat16", 90.0)]
+)
+def test_the_peak_keeps_within_the_budget_however_certain_the_model_is(name, precision, logit):
+    num_items, budget_mb, num_examples = 200_000, 128, 120  # two chunks
+    weight, bias = with_padding(torch.randn(num_items, 8), torch.zeros(num_items))[:2]
+    bias[7] = logit
+    shared = {"targets_N": 7, "target_masses_N": 0.5}
+    examples = Examples(
+        **{key: torch.full((num_examples,), value) for key, value in shared.items()},
+        items_NK=torch.full((num_examples, 3), 9),
+        masses_NK=torch.full((num_examples, 3), 0.1),
+    )
+    made_with = TrainingSettings(precision=precision, logits_budget_mb=budget_mb)
+    hidden = torch.randn(num_examples, 8, requires_grad=True)
+    output = Output(weight.requires_grad_(), bias)
+    peak = peak_bytes(lambda: LOSSES[name](hidden, output, examples, made_with).total.backward())
+    assert peak <= (budget_mb + 24) * 2**20  # gradients of the weights take 6, in two precisions
 
 
 def test_without_a_budget_logits_take_what_the_weights_do_or_64_mib():
