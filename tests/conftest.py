@@ -56,9 +56,10 @@ def publish_rows(tmp_path: Path) -> PublishRows:
     """Publishes literal rows (dicts) of a table under `tmp_path`, by default for `DS`."""
 
     def publish_rows(
-        contract: Contract, rows: Sequence[dict[str, Any]], ds: date = DS
+        contract: Contract, rows: Sequence[dict[str, Any]], ds: date = DS, **notes: Any
     ) -> Partition:
         run = draft(tmp_path, contract, ds, new_token())
+        run.notes |= notes
         run.write(pa.Table.from_pylist(list(rows), schema=contract.schema))
         return publish(run, ds)
 

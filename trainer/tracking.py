@@ -31,6 +31,9 @@ os.environ.setdefault("MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING", "false")
 FINGERPRINT_TAG = "penumbra.fingerprint"
 """Digest of a run's inputs, settings and code: one MLflow run per fingerprint."""
 
+MADE_WITH = ("events", "items", "split", "sequences", "item_graph", "soft_targets")
+"""Sections of settings that the tables follow from."""
+
 DATASET_DIGEST_LENGTH = 36
 """The most that MLflow keeps of a dataset's digest; its profile has the whole."""
 
@@ -187,7 +190,7 @@ def track(
     Args:
         root: Folder of all tables.
         settings: Registry section for the store; parameters are the training section's, and
-            those of split, item graph and soft targets under dotted names.
+            under dotted names those of evaluation and of what made the tables.
         name: What the run is called, such as its date.
         fingerprint: Digest of inputs, settings and code.
         tags: Further tags of a new run.
@@ -200,9 +203,9 @@ def track(
     found = client.search_runs([experiment], same, max_results=1)
     all_tags = {FINGERPRINT_TAG: fingerprint, **tags}
     run = found[0] if found else client.create_run(experiment, tags=all_tags, run_name=name)
-    values = settings.training.model_dump()
+    values = settings.training.model_dump() | settings.dotted("evaluation")
     if not found:  # a fingerprint names its tables, which others' settings may have made
-        values |= settings.dotted("split", "item_graph", "soft_targets")
+        values |= settings.dotted(*MADE_WITH)
     client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in values.items()])
     return TrackedRun(client, run.info.run_id)
 

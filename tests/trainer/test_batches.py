@@ -125,6 +125,14 @@ def test_an_epoch_has_the_same_order_every_time_and_another_than_the_next():
     assert inputs_of(windows_of(MANY), 1) != inputs_of(windows_of(MANY), 2)
 
 
+def test_a_batch_has_windows_of_like_length_so_that_little_of_it_is_padding():
+    lengths = np.random.default_rng(5).integers(2, 60, 800)
+    windows = windows_of([[1] * n for n in lengths], max_length=60, batch_size=16)
+    filled = [(batch.items_BL != 0).float().mean().item() for batch in windows.epoch(1)]
+    assert len(filled) == 50
+    assert np.mean(filled) > 0.8  # windows in any order fill half
+
+
 def test_another_seed_gives_another_order():
     assert inputs_of(windows_of(MANY), 1) != inputs_of(windows_of(MANY, seed=1), 1)
 

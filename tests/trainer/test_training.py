@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 
 from schemas.checkpoints import CHECKPOINTS, WEIGHTS_FILE
@@ -66,7 +67,8 @@ def tables(publish_rows):
     ]
     publish_rows(ITEMS, items)
     publish_rows(SEQUENCES, [user_row(u) for u in range(NUM_USERS)])
-    publish_rows(SOFT_TARGETS, sorted(soft_targets, key=lambda r: r["seed_id"]))
+    of_rows = {"rows": NUM_ITEMS, "mean_seed_mass": 0.5, "mean_dropped_mass": 0.0}
+    publish_rows(SOFT_TARGETS, sorted(soft_targets, key=lambda r: r["seed_id"]), item=of_rows)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +133,24 @@ def test_notes_hold_the_mlflow_run_and_every_epoch(train):
     assert len(notes["mlflow_run_id"]) == 32
     assert len(notes["epochs"]) == 3
     assert notes["parameters"] > NUM_ITEMS * 8
+
+
+def test_the_mlflow_run_shows_inputs_curves_of_both_parts_and_figures(train, store, tmp_path):
+    run_id, client = train().manifest.notes["mlflow_run_id"], MlflowClient(store)
+    tables = [get(tmp_path, table, DS).manifest for table in (SEQUENCES, ITEMS, SOFT_TARGETS)]
+    run = client.get_run(run_id)
+    logged = [one.dataset for one in run.inputs.dataset_inputs]
+    digests = {one.name: json.loads(one.profile)["content_digest"] for one in logged}
+    assert digests == {table.table: table.content_digest for table in tables}
+    for part in ("loss", "confidence", "distribution"):
+        for name in (f"train_{part}", f"validation_{part}"):
+            points = client.get_metric_history(run_id, name)
+            assert [point.step for point in points] == [1, 2, 3], name
+            assert len({point.value for point in points}) == 3, name
+    assert run.data.metrics["soft_targets/item/mean_seed_mass"] == 0.5
+    assert (run.data.params["evaluation.exclude_seen"], run.data.params["width"]) == ("True", "8")
+    figures = {Path(file.path).name for file in client.list_artifacts(run_id, "figures")}
+    assert figures == {"curves.png", "soft_target_mass.png"}
 
 
 def test_the_best_epochs_validation_is_in_the_row(train):
@@ -253,6 +273,12 @@ def test_op01_a_training_killed_three_times_publishes_what_an_uninterrupted_one_
     assert found.manifest.content_digest == expected.manifest.content_digest
     weights = [p.attachment(WEIGHTS_FILE).read_bytes() for p in (expected, found)]
     assert weights[0] == weights[1]
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name(killed.name)
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_id == found.manifest.notes["mlflow_run_id"]
+    points = client.get_metric_history(run.info.run_id, "train_loss")
+    assert [point.step for point in points] == list(range(1, 26))
 
 
 @pytest.mark.parametrize("loss", ["decoupled", "sampled_softmax"])
