@@ -151,10 +151,10 @@ def _mass_of_state(
 def _multiply_pieces(
     pieces: Iterable[tuple[int, tuple[int, Rows]]], matrix: SharedRows, bounds: NDArray[np.int64]
 ) -> Iterator[tuple[int, Rows]]:
+    ends, columns, values = matrix.open()
+    width = len(ends) - 1
     for block, (number, mass) in pieces:
         first, end = map(int, bounds[block : block + 2])
-        ends, columns, values = matrix.open()
-        width = len(ends) - 1
         yield number, _multiply(mass, first, ends[first : end + 1], columns, values, width)
 
 

@@ -22,13 +22,17 @@ same of items that are new to the user."""
 
 @dataclass(frozen=True)
 class Shape:
-    """Sums over some rows; `reached` is [V + 1], whether any row leads there from elsewhere."""
+    """Sums over some rows.
+
+    `reached` has a bit per item, [V + 1] packed: whether any row leads there from elsewhere. All
+    tasks send theirs to the driver.
+    """
 
     rows: int
     dropped_mass: float
     seed_mass: float
     entropy: float
-    reached: NDArray[np.bool_]
+    reached: NDArray[np.uint8]
 
 
 def shape(rows: Rows, seeds: NDArray[np.int32], seed_ends: NDArray[np.int64], width: int) -> Shape:
@@ -45,7 +49,7 @@ def shape(rows: Rows, seeds: NDArray[np.int32], seed_ends: NDArray[np.int64], wi
     masses = rows[2]
     entropy = -(masses * np.log(masses, where=masses > 0, out=np.zeros_like(masses))).sum()
     num_rows = len(rows[0]) - 1
-    return Shape(num_rows, num_rows - masses.sum(), seed_mass, float(entropy), reached)
+    return Shape(num_rows, num_rows - masses.sum(), seed_mass, float(entropy), np.packbits(reached))
 
 
 def hits(
@@ -81,7 +85,9 @@ def popularity_ranks(support: NDArray[np.int64]) -> NDArray[np.int64]:
     return ranks
 
 
-def summary(shapes: Iterable[Shape], counts: Iterable[NDArray[np.int64]]) -> dict[str, Any]:
+def summary(
+    shapes: Iterable[Shape], counts: Iterable[NDArray[np.int64]], num_items: int
+) -> dict[str, Any]:
     """The manifest's notes on one kind of seed: means over rows, and shares of validation items.
 
     Where there is no validation item, there is no share.
@@ -92,14 +98,14 @@ def summary(shapes: Iterable[Shape], counts: Iterable[NDArray[np.int64]]) -> dic
     def mean(name: str) -> float:
         return rounded(sum(getattr(s, name) for s in shapes) / max(rows, 1))
 
-    reached = np.logical_or.reduce([s.reached for s in shapes])[1:]
+    reached = np.unpackbits(np.bitwise_or.reduce([s.reached for s in shapes]))
     totals = dict(zip(HITS, np.sum([*counts], axis=0).tolist(), strict=True))
     return {
         "rows": rows,
         "mean_dropped_mass": mean("dropped_mass"),
         "mean_seed_mass": mean("seed_mass"),
         "mean_entropy": mean("entropy"),
-        "coverage": rounded(reached.mean()),
+        "coverage": rounded(int(reached.sum()) / num_items),
         "validation": _shares(totals, ""),
         "validation_new_to_user": _shares(totals, "new_"),
     }

@@ -78,6 +78,7 @@ def main(night: Night) -> None:
     pruning = Pruning(settings, weights, fraction_bits(size["position_pairs"]))
     report = write_edges(spark, histories, pruning, actions, staging)
     clock.lap("pairs")
+    check_weights(report["pairs_of_items"], size, settings)
     adopt(draft, staging)
     report["items_without"] = num_items - report["items_with_edges"]
     report["most_actions_of_an_item"] = int(actions.max())
@@ -147,6 +148,26 @@ def item_weights(
         num_users=num_users,
     )
     return actions, weights
+
+
+def check_weights(num_pairs: int, size: dict[str, int], settings: ItemGraphSettings) -> None:
+    """Checks that time has left something of the pairs.
+
+    Args:
+        num_pairs: Of items, with a weight that does not round to 0.
+        size: As `measure` returns it.
+        settings: Time decay.
+
+    Raises:
+        DataError: There were pairs, and there are none.
+    """
+    if settings.time_decay_days and size["position_pairs"] and not num_pairs:
+        raise DataError(
+            f"no pair of items with a weight, at time_decay_days = {settings.time_decay_days:g}",
+            "training actions that are not so much older at the end of ds",
+            "raise item_graph.time_decay_days: what trains is older than split.holdout_days and "
+            "split.validation_days together",
+        )
 
 
 def write_edges(

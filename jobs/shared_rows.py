@@ -47,8 +47,9 @@ class SharedRows:
 
     def open(self) -> Rows:
         """The whole matrix, mapped read-only."""
-        ends = np.fromfile(self._path("ends"), np.int64)
-        return ends, self._map("columns", np.int32), self._map("values", np.float64)
+        kinds = {"ends": np.int64, "columns": np.int32, "values": np.float64}
+        ends, columns, values = (self._map(part, kind) for part, kind in kinds.items())
+        return ends, columns, values
 
     def num_bytes(self) -> int:
         """What one copy of the matrix takes."""

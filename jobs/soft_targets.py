@@ -34,6 +34,9 @@ from schemas.sequences import SEQUENCES
 from schemas.settings import Settings, SoftTargetsSettings
 from schemas.soft_targets import SOFT_TARGETS
 
+ENTRIES_PER_TASK = 2**23
+"""Entries of rows that one task makes room for at most; each takes 12 bytes, for a while 36."""
+
 SEEDS_PER_TASK = 8_192
 """Seeds whose rows one task holds at most."""
 
@@ -72,18 +75,21 @@ def main(night: Night) -> None:
     draft = night.draft(SOFT_TARGETS)
     staging = draft.path / "_staging"
     staging.mkdir()
+    # No row has more entries than there are items.
+    settings = settings.model_copy(update={"top_k": min(settings.top_k, num_items)})
     work = Work(settings, staging, tuple(graph.files), tuple(items.files), num_items)
+    most_seeds = max(1, min(SEEDS_PER_TASK, ENTRIES_PER_TASK // settings.top_k))
     (graph_bytes,) = run_tasks(spark, share_graph, [work])
     plan, reason = choose_plan("graph", graph_bytes, night.settings.spark)
     print(f"soft_targets: {plan} plan: {reason}", flush=True)
     clock.lap("share_graph")
     shapes, trace, shuffled = propagate_items(
-        spark, plan, seed_ranges(num_items, cores), work, limit_mb
+        spark, plan, seed_ranges(num_items, cores, most_seeds), work, limit_mb
     )
     log(trace, num_items)
     check_converged(trace, settings)
     clock.lap("items")
-    users = user_ranges(sequences, cores)
+    users = user_ranges(sequences, cores, most_seeds)
     run_tasks(spark, share_item_rows, [work])
     user_shapes: list[Shape] = []
     if settings.user_seeds:
@@ -96,9 +102,9 @@ def main(night: Night) -> None:
     clock.lap("users")
     counts = run_tasks(spark, partial(count_hits, work=work), users)
     draft.notes |= {"plan": plan, "plan_reason": reason, "shuffled_bytes": shuffled}
-    draft.notes["item"] = summary(shapes, [by_item for by_item, _ in counts])
+    draft.notes["item"] = summary(shapes, [by_item for by_item, _ in counts], num_items)
     if settings.user_seeds:
-        draft.notes["user"] = summary(user_shapes, [by_user for _, by_user in counts])
+        draft.notes["user"] = summary(user_shapes, [by_user for _, by_user in counts], num_items)
     draft.notes["iterations"] = iterations(trace, num_items)
     adopt(draft, staging)
     clock.lap("diagnostics")
@@ -106,17 +112,17 @@ def main(night: Night) -> None:
     night.publish(draft)
 
 
-def seed_ranges(num_seeds: int, num_cores: int) -> list[Seeds]:
-    """Ranges of items in the order of their ids, for one task each."""
-    num_tasks = max(1, min(num_seeds, TASKS_PER_CORE * num_cores), -(-num_seeds // SEEDS_PER_TASK))
+def seed_ranges(num_seeds: int, num_cores: int, most_seeds: int) -> list[Seeds]:
+    """Ranges of items in the order of their ids, for one task each, of `most_seeds` at most."""
+    num_tasks = max(1, min(num_seeds, TASKS_PER_CORE * num_cores), -(-num_seeds // most_seeds))
     bounds = [num_seeds * number // num_tasks for number in range(num_tasks + 1)]
     return [Seeds(n, bounds[n], bounds[n + 1]) for n in range(num_tasks)]
 
 
-def user_ranges(sequences: Partition, num_cores: int) -> list[Seeds]:
+def user_ranges(sequences: Partition, num_cores: int, most_seeds: int) -> list[Seeds]:
     """Ranges of users in key order, for one task each, none beyond a row group."""
     rows_per_task = -(-sequences.manifest.rows // (TASKS_PER_CORE * num_cores))
-    rows_per_task = min(SEEDS_PER_TASK, max(1, rows_per_task))
+    rows_per_task = min(most_seeds, max(1, rows_per_task))
     ranges: list[Seeds] = []
     for file in sequences.files:
         footer = pq.read_metadata(file)

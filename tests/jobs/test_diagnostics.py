@@ -24,13 +24,13 @@ def test_the_shape_of_two_rows_in_literal_numbers():
     found = shape_of([1], [3])
     assert (found.rows, found.dropped_mass, found.seed_mass) == (2, 0.25, 1.5)
     assert found.entropy == pytest.approx(-0.5 * log(0.5) - 0.25 * log(0.25))
-    assert np.flatnonzero(found.reached).tolist() == [2]
+    assert np.flatnonzero(np.unpackbits(found.reached)).tolist() == [2]
 
 
 def test_a_user_has_all_its_items_as_seeds():
     found = shape_of([2, 1, 2], [1])
     assert found.seed_mass == 0.75
-    assert np.flatnonzero(found.reached).tolist() == [3]
+    assert np.flatnonzero(np.unpackbits(found.reached)).tolist() == [3]
 
 
 def counts(validation, histories=((), ()), ranks=(9, 3, 0, 2, 1)):
@@ -59,7 +59,7 @@ def test_ranks_go_by_support_and_then_by_index():
 
 def test_a_summary_holds_means_and_shares_over_all_tasks():
     count = np.array([4, 3, 1, 2, 1, 0])
-    notes = summary([shape_of([1], [3]), shape_of([2], [1])], [count, count])
+    notes = summary([shape_of([1], [3]), shape_of([2], [1])], [count, count], 4)
     assert notes["rows"] == 4
     assert notes["mean_dropped_mass"] == 0.125
     assert notes["mean_seed_mass"] == pytest.approx((1.5 + 0.25) / 4)
@@ -69,5 +69,5 @@ def test_a_summary_holds_means_and_shares_over_all_tasks():
 
 
 def test_without_validation_there_is_no_hit_rate():
-    notes = summary([shape_of([1], [3])], [np.zeros(6, np.int64)])
+    notes = summary([shape_of([1], [3])], [np.zeros(6, np.int64)], 4)
     assert notes["validation"] == notes["validation_new_to_user"] == {"items": 0}

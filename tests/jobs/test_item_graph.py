@@ -1,3 +1,4 @@
+import itertools
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -120,6 +121,69 @@ def test_older_pairs_weigh_less_where_time_decays(catalogue, histories, graph):
     ((_, _, weight, _), _) = edges(graph(time_decay_days=1.0))
     mean_age_days = 1 - 0.5 / 86_400
     assert weight == pytest.approx(np.exp(-mean_age_days), abs=1e-9)
+
+
+def test_time_that_leaves_nothing_of_any_pair_is_an_error_that_names_the_setting(
+    catalogue, histories, graph
+):
+    catalogue(2)
+    histories([[1, 2]])
+    with pytest.raises(DataError, match=r"time_decay_days = 0\.04; .* raise item_graph\.time_dec"):
+        graph(time_decay_days=0.04)
+
+
+def oracle(users, num_items, kind):
+    """w, m and f of users' histories by their definitions; w and m are of symmetric graphs."""
+    w, m, f = np.zeros((num_items + 1,) * 2), np.zeros(num_items + 1), np.zeros(num_items + 1)
+    for items in users:
+        damping = len(items) ** -kind["user_damping"]
+        ages = [(86_400 - p) / 86_400 for p in range(len(items))]
+        tau = kind["time_decay_days"] or np.inf
+        for p, q in itertools.combinations(range(len(items)), 2):
+            if q - p <= kind["window"] and items[p] != items[q]:
+                age = (ages[p] + ages[q]) / 2
+                weight = damping * kind["position_decay"] ** (q - p - 1) * np.exp(-age / tau)
+                w[items[p], items[q]] += weight
+                w[items[q], items[p]] += weight
+        own = np.zeros(num_items + 1)
+        for item, age in zip(items, ages, strict=True):
+            own[item] += np.exp(-age / 2 / tau)
+        m += damping * own**2
+        f += damping**0.5 * own
+    return w, m, f
+
+
+DENSE = {
+    "raw": lambda w, m, f, num_users: w,
+    "cosine": lambda w, m, f, num_users: w / np.sqrt(np.outer(m, m)),
+    "jaccard": lambda w, m, f, num_users: w / (m[:, None] + m - w),
+    "lift": lambda w, m, f, num_users: num_users * w / np.outer(f, f),
+    "pmi": lambda w, m, f, num_users: np.log(np.maximum(num_users * w / np.outer(f, f), 1)),
+    "bm25": lambda w, m, f, num_users: (
+        np.log1p((num_users - np.minimum(f, num_users) + 0.5) / (np.minimum(f, num_users) + 0.5))
+        * w * 2.2 / (w + 1.2 * (0.25 + 0.75 * m[:, None] / m[m > 0].mean()))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("normaliser", DENSE)
+def test_a_stages_weights_are_those_of_the_dense_formulas(catalogue, histories, graph, normaliser):
+    users = random_users(num_items=6)  # of two tastes, so that some pairs are no chance
+    users = [[x + 6 * (n % 2) for x in items] for n, items in enumerate(users)]
+    catalogue(12)
+    histories(users)
+    for damping, decay in ((0.0, 0.0), (0.7, 0.5)):
+        kind = {"window": 9, "position_decay": 0.9}
+        kind |= {"user_damping": damping, "time_decay_days": decay}
+        w, m, f = (values[1:, ...] for values in oracle(users, 12, kind))
+        with np.errstate(invalid="ignore"):  # of items that nobody has: 0 / 0
+            expected = np.nan_to_num(DENSE[normaliser](w[:, 1:], m, f, len(users)))
+        found, pairs = np.zeros((12, 12)), np.zeros((12, 12))
+        for item, neighbour, pair, weight in edges(graph(normaliser=normaliser, **kind)):
+            pairs[item - 1, neighbour - 1], found[item - 1, neighbour - 1] = pair, weight
+        np.testing.assert_allclose(pairs, np.where(expected > 0, w[:, 1:], 0), atol=1e-6)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert (found > 0).sum() > 9
 
 
 def test_actions_after_num_train_change_nothing(catalogue, histories, graph):
