@@ -60,8 +60,7 @@ def propagate_blocked(
     """Propagates all blocks of seeds to convergence.
 
     Args:
-        states: (number, `State`), numbers from 0 to num_blocks; its context has a checkpoint
-            folder.
+        states: (number, `State`), numbers without a gap; its context has a checkpoint folder.
         num_blocks: Blocks of seeds.
         graph: S.
         bounds: Block b holds items [bounds[b], bounds[b + 1]).
@@ -77,7 +76,7 @@ def propagate_blocked(
         after = arrived.mapValues(partial(_iterate, settings=settings, width=int(bounds[-1])))
         after.persist(StorageLevel.DISK_ONLY).checkpoint()
         steps.append(_join(after.values().map(_last).collect()))
-        _forget(states)
+        forget(states)
         states = after
     trace = Trace(
         residual=np.array([step.residual for step in steps]),
@@ -89,8 +88,8 @@ def propagate_blocked(
     return states, trace, sum(step.received_bytes for step in steps)
 
 
-def _forget(states: RDD) -> None:
-    """Deletes what is kept of states that the next, which are checkpointed, have replaced."""
+def forget(states: RDD) -> None:
+    """Deletes what is kept of states that are written, or replaced by the next ones."""
     states.unpersist()
     if file := states.getCheckpointFile():
         shutil.rmtree(file.removeprefix("file:"), ignore_errors=True)

@@ -1,7 +1,8 @@
 """Plans: the two ways propagation runs on Spark, with one result.
 
 broadcast: every worker maps the whole graph; each task carries its seeds to convergence by itself.
-blocked:   no worker holds more than a block of items' rows; products meet through shuffles.
+blocked:   no worker holds more than a block of items' rows; products meet through shuffles, in
+           waves of seeds, since a seed's products are far more than what is kept of them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark import SparkContext
 
-from jobs.blocked import State, cut, multiply, propagate_blocked, sum_products
+from jobs.blocked import State, cut, forget, multiply, propagate_blocked, sum_products
 from jobs.diagnostics import Shape
 from jobs.propagation import Trace, join_traces, recency_shares
 from jobs.seed_parts import (
@@ -30,6 +31,12 @@ from jobs.spark import run_tasks
 from schemas.settings import SparkSettings
 
 Plan = Literal["broadcast", "blocked"]
+
+BYTES_PER_ENTRY = 12
+"""Of a sparse row: a column and a value."""
+
+COPIES = 3
+"""Of a block's products: as they were made, gathered for the shuffle, and on their way to it."""
 
 
 def choose_plan(what: str, num_bytes: int, settings: SparkSettings) -> tuple[Plan, str]:
@@ -50,31 +57,78 @@ def propagate_items(
         reports = run_tasks(spark, partial(write_items, work=work), tasks)
         return [s for s, _ in reports], join_traces([t for _, t in reports]), 0
     spark.setCheckpointDir(str(work.staging / "_checkpoints"))
-    bounds = item_blocks(work.graph.open()[0], spark.defaultParallelism, limit_mb)
-    seeds = spark.parallelize(tasks, len(tasks))
-    states, trace, shuffled = propagate_blocked(
-        seeds.map(partial(_start, work=work)), len(tasks), work.graph, bounds, work.settings
-    )
-    by_number = {task.number: task for task in tasks}
-    write = partial(_write_state, by_number=by_number, work=work)
-    return states.map(write).collect(), trace, shuffled
+    ends = work.graph.open()[0]
+    bounds = item_blocks(ends, spark.defaultParallelism, limit_mb)
+    most = seeds_at_once(ends, work.settings.top_k, len(bounds) - 1, limit_mb)
+    shapes, traces, shuffled = list[Shape](), list[Trace](), 0
+    for wave in waves(tasks, most):
+        states, trace, num_bytes = propagate_blocked(
+            spark.parallelize(wave, len(wave)).map(partial(_start, work=work)),
+            len(wave),
+            work.graph,
+            bounds,
+            work.settings,
+        )
+        by_number = {task.number: task for task in wave}
+        shapes += states.map(partial(_write_state, by_number=by_number, work=work)).collect()
+        forget(states)
+        traces.append(trace)
+        shuffled += num_bytes
+    return shapes, join_traces(traces), shuffled
 
 
 def mix_users(
-    spark: SparkContext, plan: Plan, tasks: Sequence[Seeds], work: Work, limit_mb: int
+    spark: SparkContext,
+    plan: Plan,
+    tasks: Sequence[Seeds],
+    work: Work,
+    limit_mb: int,
+    mean_history: float,
 ) -> tuple[list[Shape], int]:
     """Mixes all users' rows and writes their parts; shapes and shuffled bytes."""
     if plan == "broadcast":
         return run_tasks(spark, partial(write_users, work=work), tasks), 0
-    bounds = item_blocks(work.item_rows.open()[0], spark.defaultParallelism, limit_mb)
-    seeds = spark.parallelize(tasks, len(tasks))
-    products = multiply(
-        seeds.flatMap(partial(_mass_of_users, work=work, bounds=bounds)), work.item_rows, bounds
-    )
-    by_number = {task.number: task for task in tasks}
-    write = partial(_write_sums, by_number=by_number, work=work)
-    reports = products.groupByKey(len(tasks), int).map(write).collect()
+    ends = work.item_rows.open()[0]
+    bounds = item_blocks(ends, spark.defaultParallelism, limit_mb)
+    most = seeds_at_once(ends, mean_history, len(bounds) - 1, limit_mb)
+    reports = list[tuple[Shape, int]]()
+    for wave in waves(tasks, most):
+        mass = spark.parallelize(wave, len(wave)).flatMap(
+            partial(_mass_of_users, work=work, bounds=bounds)
+        )
+        products = multiply(mass, work.item_rows, bounds).groupByKey(len(wave), int)
+        by_number = {task.number: task for task in wave}
+        write = partial(_write_sums, by_number=by_number, work=work)
+        reports += products.map(write).collect()
     return [shape for shape, _ in reports], sum(received for _, received in reports)
+
+
+def seeds_at_once(
+    ends: NDArray[np.int64], num_entries: float, num_blocks: int, limit_mb: int
+) -> int:
+    """Seeds whose products with one block of items keep within the limit, were blocks alike.
+
+    Args:
+        ends: Row ends of the matrix, V + 2 long with row 0.
+        num_entries: Items that a row of mass stands on, each taken to have the longest row.
+        num_blocks: Of items.
+        limit_mb: MiB per worker.
+    """
+    longest = int(np.diff(ends).max())
+    num_bytes = COPIES * BYTES_PER_ENTRY * max(1.0, min(len(ends) - 1, num_entries * longest))
+    return int(num_blocks * limit_mb * 2**20 / num_bytes)
+
+
+def waves(tasks: Sequence[Seeds], most_seeds: int) -> Iterator[list[Seeds]]:
+    """All tasks in order, as many at once as have no more seeds, and one at least."""
+    wave, num_seeds = list[Seeds](), 0
+    for task in tasks:
+        if wave and num_seeds + task.stop - task.start > most_seeds:
+            yield wave
+            wave, num_seeds = [], 0
+        wave.append(task)
+        num_seeds += task.stop - task.start
+    yield wave
 
 
 def item_blocks(ends: NDArray[np.int64], num_cores: int, limit_mb: int) -> NDArray[np.int64]:
@@ -85,8 +139,8 @@ def item_blocks(ends: NDArray[np.int64], num_cores: int, limit_mb: int) -> NDArr
         num_cores: At least two blocks for each.
         limit_mb: MiB that a block's columns and values may take, if no row is larger by itself.
     """
-    num_entries, bytes_per_entry = int(ends[-1]), 12
-    num_blocks = max(2 * num_cores, -(-num_entries * bytes_per_entry // (limit_mb * 2**20)))
+    num_entries = int(ends[-1])
+    num_blocks = max(2 * num_cores, -(-num_entries * BYTES_PER_ENTRY // (limit_mb * 2**20)))
     inner = np.searchsorted(ends, num_entries * np.arange(1, num_blocks) / num_blocks)
     return np.unique([0, *np.minimum(inner, len(ends) - 1), len(ends) - 1])
 

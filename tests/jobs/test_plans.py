@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from jobs.plans import choose_plan, item_blocks
+from jobs.plans import choose_plan, item_blocks, seeds_at_once, waves
+from jobs.seed_parts import Seeds
 from schemas.settings import SparkSettings
 
 
@@ -36,3 +37,17 @@ def test_no_block_is_larger_than_the_limit():
 
 def test_a_matrix_without_entries_is_one_block():
     assert item_blocks(np.zeros(4, int), 2, 1).tolist() == [0, 3]
+
+
+def test_seeds_at_once_have_products_within_the_limit():
+    ends = np.array([0, 0, 10, 14])  # no product has more than three columns
+    assert seeds_at_once(ends, num_entries=2, num_blocks=4, limit_mb=9) == 4 * 9 * 2**20 // (3 * 12 * 3)
+    assert seeds_at_once(np.zeros(4, int), num_entries=2, num_blocks=1, limit_mb=36) == 2**20
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"), [(1, [[0], [1], [2]]), (6, [[0, 1], [2]]), (99, [[0, 1, 2]])]
+)
+def test_waves_have_all_tasks_in_order(most, expected):
+    tasks = [Seeds(0, 0, 3), Seeds(1, 3, 6), Seeds(2, 6, 10)]
+    assert [[task.number for task in wave] for wave in waves(tasks, most)] == expected
