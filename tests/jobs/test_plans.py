@@ -41,7 +41,9 @@ def test_a_matrix_without_entries_is_one_block():
 
 def test_seeds_at_once_have_products_within_the_limit():
     ends = np.array([0, 0, 10, 14])  # no product has more than three columns
-    assert seeds_at_once(ends, num_entries=2, num_blocks=4, limit_mb=9) == 4 * 9 * 2**20 // (3 * 12 * 3)
+    assert seeds_at_once(ends, num_entries=2, num_blocks=4, limit_mb=9) == 4 * 9 * 2**20 // (
+        3 * 12 * 3
+    )
     assert seeds_at_once(np.zeros(4, int), num_entries=2, num_blocks=1, limit_mb=36) == 2**20
 
 
