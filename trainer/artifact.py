@@ -46,6 +46,8 @@ def log(folder: Path, name: str, tags: dict[str, str]) -> str:
     project = Path(__file__).parent.parent
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*input example.*")  # the signature is written above
+        # MLflow warns of its own type hints, while what loads here is imported.
+        warnings.filterwarnings("ignore", ".*Any type hint is inferred.*")
         info = mlflow.pyfunc.log_model(
             name=name,
             python_model=str(project / "trainer" / "serving_model.py"),
