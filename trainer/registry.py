@@ -5,16 +5,20 @@ a version is found again by its weights, so registering twice registers once. Th
 `candidate` (registered last), `champion` (serves) and `previous` (served before it).
 """
 
+import atexit
+import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 from datetime import date
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
 from mlflow.tracking import MlflowClient
 
 from schemas.audit import file_sha256
@@ -126,13 +130,15 @@ class Registry:
     def download(self, version: Version) -> Path:
         """The folder of a version's scorer, on this machine, its weights verified.
 
+        What comes from elsewhere is gone when this process ends.
+
         Raises:
             RegistryError: The artifact is missing, or its weights are not those of the version.
         """
         _ = self.client
         address = f"models:/{self.name}/{version.number}/artifacts/model"
         try:
-            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
+            folder = self._folder_of(version)
             found = f"weights {file_sha256(folder / WEIGHTS_FILE)}"
         except (MlflowException, OSError) as error:
             if self._has_weights(address):
@@ -155,6 +161,15 @@ class Registry:
         for key, value in tags.items():
             self.client.set_model_version_tag(self.name, str(version.number), TAG + key, value)
 
+    def _folder_of(self, version: Version) -> Path:
+        artifacts = ModelsArtifactRepository(f"models:/{self.name}/{version.number}")
+        store = artifacts.repo
+        while isinstance(store, ModelsArtifactRepository):
+            store = store.repo
+        # MLflow would leave its copy of what is not on this machine for somebody else to remove.
+        target = None if isinstance(store, LocalArtifactRepository) else mkdtemp(dir=_downloads())
+        return Path(artifacts.download_artifacts("artifacts/model", target))
+
     def _has_weights(self, address: str) -> bool:
         """Whether an artifact is there, so that what kept it from coming may pass."""
         listed = mlflow.artifacts.list_artifacts(artifact_uri=address)
@@ -163,7 +178,7 @@ class Registry:
     def _log(self, checkpoint: Partition, items: Partition, tags: dict[str, str]) -> str:
         _ = self.client
         mlflow.set_experiment(self.settings.registry.experiment)
-        with tempfile.TemporaryDirectory() as temporary:
+        with TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
             folder.mkdir()
             scorer_files.write(folder, checkpoint, items)
@@ -175,6 +190,14 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+
+
+@cache
+def _downloads() -> str:
+    """A folder that goes with this process."""
+    folder = mkdtemp(prefix="penumbra-models-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def champion(root: Path, settings: Settings) -> Version | None:

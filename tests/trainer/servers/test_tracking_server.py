@@ -1,5 +1,7 @@
 """Registry and promotion over HTTP: MLflow's own server, on Postgres."""
 
+import atexit
+import tempfile
 from dataclasses import replace
 from datetime import date, timedelta
 
@@ -14,6 +16,7 @@ from schemas.audit import file_sha256
 from schemas.errors import RegistryError
 from schemas.publishing import new_token
 from trainer import promotion
+from trainer import registry as registry_module
 from trainer.ledger import decisions
 from trainer.registry import Registry
 from trainer.versions import CHAMPION
@@ -49,6 +52,24 @@ def test_two_nights_promote_through_the_server_and_the_champion_predicts(registr
     model = mlflow.pyfunc.load_model(f"models:/{registry.name}@champion")
     answer = model.predict(pd.DataFrame({"history": [["item-1"]], "k": [3]}))
     assert len(answer["item_id"][0]) == 3
+
+
+def test_what_is_downloaded_from_the_server_goes_with_the_process(
+    registry, publish_items, publish_model, tmp_path, monkeypatch
+):
+    items = publish_items([f"item-{n}" for n in range(12)])
+    version = registry.register(publish_model(items), items)
+    scratch, at_exit = tmp_path / "scratch", []
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.setattr(atexit, "register", lambda *call, **named: at_exit.append((call, named)))
+    registry_module._downloads.cache_clear()
+    folders = {registry.download(version) for _ in range(2)}
+    assert len(folders) == 2 and all((f / "weights.safetensors").is_file() for f in folders)
+    (((remove, *arguments), named),) = at_exit
+    remove(*arguments, **named)
+    assert not list(scratch.iterdir())
+    registry_module._downloads.cache_clear()
 
 
 def test_the_registry_lies_in_postgres(registry, night_of, postgres):
