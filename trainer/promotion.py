@@ -204,7 +204,7 @@ def _finish(night: Night, registry: Registry, journal: Journal, decided: Row) ->
     """Moves the aliases of a promotion that was decided and then interrupted.
 
     Not where it has moved them before and was rolled back, nor while the registry is held, nor
-    where approval has become required since.
+    where approval has become required since, nor where the gate decides without consequence.
     """
     champion, candidate = registry.champion(), registry.get(decided["candidate_version"])
     registry.tag(candidate, {name: str(decided[name]) for name in TAGS})
@@ -212,6 +212,7 @@ def _finish(night: Night, registry: Registry, journal: Journal, decided: Row) ->
     has_moved = _decision(candidate, decided) in {entry.by for entry in journal.moves()}
     is_approved = night.settings.gate.approval == "none" or decided["answered_by"] is not None
     is_open = not has_moved and journal.hold() is None and decided == last_promotion(registry.root)
+    is_open &= night.settings.gate.mode == "enforce"
     if is_approved and is_open and number == decided["champion_version"] != candidate.number:
         _move(registry, journal, candidate, decided)
         return f"promote version {candidate.number}, finished after an interruption"

@@ -222,6 +222,23 @@ def test_op03_a_promotion_decided_before_approval_was_required_is_not_finished_w
     assert registry.champion().number == 1
 
 
+def test_op03_a_promotion_is_not_finished_by_a_gate_that_decides_without_consequence(
+    registry, asking, monkeypatch
+):
+    enforced = asking.settings = Settings.model_validate({"gate": GATE | {"approval": "none"}})
+    with monkeypatch.context() as broken, pytest.raises(Crash):
+        broken.setattr(promotion, "_move", lambda *_: (_ for _ in ()).throw(Crash))
+        run(asking)
+    asking.settings = Settings.model_validate(
+        {"gate": GATE | {"approval": "none", "mode": "dry_run"}}
+    )
+    run(asking)
+    assert registry.champion().number == 1
+    asking.settings = enforced
+    run(asking)
+    assert registry.champion().number == 2
+
+
 def test_a_damaged_artifact_is_not_promoted_by_an_approval(registry, asking):
     run(asking)
     (registry.download(registry.get(2)) / "weights.safetensors").write_bytes(b"")
