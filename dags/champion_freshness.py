@@ -12,7 +12,7 @@ from typing import Any
 from airflow.sdk import DAG, CronTriggerTimetable
 
 from dags.alerts import Alerts
-from dags.installation import PROJECT, ROOT, SETTINGS_FILE, documentation
+from dags.installation import PROJECT, ROOT, SETTINGS_FILE, documentation, retries
 from dags.stage_operator import StageOperator
 from schemas.settings import load
 
@@ -47,8 +47,7 @@ with DAG(
         settings_file=SETTINGS_FILE,
         settings=settings,
         doc_md=documentation(MODULE),
-        retries=settings.schedule.retries,
-        retry_delay=timedelta(seconds=settings.schedule.retry_delay_seconds),
+        **retries(settings),
         execution_timeout=timedelta(minutes=10),
         on_failure_callback=alerts,
         on_success_callback=alerts.close,

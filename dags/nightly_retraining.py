@@ -30,7 +30,7 @@ from airflow.sdk import DAG, Asset, CronDataIntervalTimetable
 
 from dags.alerts import Alerts
 from dags.approval import AnsweredOperator, AskOperator, Request
-from dags.installation import PROJECT, ROOT, SETTINGS_FILE, documentation
+from dags.installation import PROJECT, ROOT, SETTINGS_FILE, documentation, retries
 from dags.night_params import night_params
 from dags.stage_operator import StageOperator
 from schemas.reference import CHAIN
@@ -70,11 +70,7 @@ with DAG(
     max_active_runs=1,
     params=night_params(settings),
     default_args={
-        "retries": settings.schedule.retries,
-        "retry_delay": timedelta(seconds=settings.schedule.retry_delay_seconds),
-        # Airflow doubles the delay and adds up to as much again, by a hash of task and try.
-        "retry_exponential_backoff": 2,
-        "max_retry_delay": timedelta(hours=1),
+        **retries(settings),
         # A task that hangs this long is stuck; it is killed and retried.
         "execution_timeout": timedelta(hours=6),
         "on_failure_callback": alerts,
