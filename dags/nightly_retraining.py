@@ -10,7 +10,8 @@ Several past days: `airflow backfill create --dag-id nightly_retraining --from-d
 is repeated skips the stages whose inputs, settings and code are the same; `force` does them again.
 
 One run is at work at a time. Airflow lets runs of a backfill start beside others; their stages then
-wait, as `up_for_reschedule`, until it is their run's turn, older nights first (`dags/turns.py`).
+wait, as `up_for_reschedule`, until it is their run's turn, older logical dates first
+(`dags/turns.py`).
 
 A task that fails for good is told of once (`dags/alerts.py`), with its entry in docs/runbook.md.
 

@@ -7,7 +7,8 @@ goes on only when it is its run's turn:
 
     <root>/turns/<dag>    the run whose turn it is, until it has ended
 
-Of several runs that wait, the oldest night goes first.
+Of several runs that wait, the oldest night goes first; Airflow knows the night of those that have a
+logical date, so a run that was triggered with `ds` alone takes the turn as soon as it is free.
 """
 
 from collections.abc import Callable

@@ -71,6 +71,7 @@ def main(night: Night) -> None:
         print(f"{STAGE.module}: {found}; to take them in: {again}", flush=True)
     days = files_by_day(night)
     files = [file for day in days.values() for file in day]
+    lineage = {day: [file.as_input() for file in of_day] for day, of_day in days.items()}
     if extra := sorted({column for file in files for column in file.extra_columns}):
         print(f"{STAGE.module}: ignored the columns {', '.join(extra)}", flush=True)
 
@@ -84,7 +85,8 @@ def main(night: Night) -> None:
         write_by_day(valid, INTERACTIONS, staging, num_ranges)
         tallies = tally(valid, rejected)
         for day, day_files in days.items():
-            publish_day(night, day, day_files, tallies.get(day, Tally()), staging)
+            refuse_changed(day, day_files, lineage[day])
+            publish_day(night, day, day_files, lineage[day], tallies.get(day, Tally()), staging)
     valid.unpersist()
     rejected.unpersist()
 
@@ -197,15 +199,34 @@ def staging_folder(night: Night) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def refuse_changed(day: date, files: Sequence[EventFile], lineage: Sequence[Input]) -> None:
+    """Refuses a day whose files are not those that were there before Spark read them.
+
+    Raises:
+        DataError: Naming the first that has changed.
+    """
+    for file, before in zip(files, lineage, strict=True):
+        if not file.path.is_file() or file.as_input() != before:
+            raise DataError(
+                f"{file.path} changed while it was read",
+                "files that are complete when they appear",
+                f"write elsewhere and move them in; then run this again, {day} is as it was",
+            )
+
+
 def publish_day(
-    night: Night, day: date, files: Sequence[EventFile], day_tally: Tally, staging: Path
+    night: Night,
+    day: date,
+    files: Sequence[EventFile],
+    lineage: Sequence[Input],
+    day_tally: Tally,
+    staging: Path,
 ) -> None:
     """Publishes a day's quarantine, then its interactions if enough rows are valid.
 
     Raises:
         DataError: Too many rows are quarantined, or rows are unaccounted for.
     """
-    lineage = [file.as_input() for file in files]
     num_events = sum(file.count_rows() for file in files)
     rejects = _take_over(night, QUARANTINE, day, staging)
     quarantine = night.publish(rejects, day, lineage)

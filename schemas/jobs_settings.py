@@ -34,7 +34,8 @@ class EventsSettings(Frozen):
     max_missing_days: int = Field(0, ge=0)
     """Days inside that window, after its first, that may lack interactions."""
     missing_day: Literal["fail", "skip"] = "fail"
-    """What the DAG does on a night without events: fail the task, or skip the night by name."""
+    """What the DAG does on a night without events: fail the task, or skip the night by name; later
+    nights need a `max_missing_days` that allows for what stays missing."""
     extra_columns: Literal["ignore", "fail"] = "ignore"
     """What to do with columns the events contract does not know."""
     max_quarantine_share: float = Field(0.2, ge=0, le=1)

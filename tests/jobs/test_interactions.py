@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import interactions
 from jobs.interactions import check_sum, deduplicate, inputs, judge, main, reject, tally
 from schemas.errors import DataError, MissingInputError
 from schemas.interactions import INTERACTIONS
@@ -330,6 +331,22 @@ def command(root):
     arguments = ["-m", "jobs.interactions", "--ds", "2017-10-31", "--root", str(root)]
     project = Path(__file__).parents[2]
     return subprocess.run([sys.executable, *arguments], cwd=project, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("now", [HEADING + GOOD.replace("u1", "u2"), None])
+def test_op23_a_file_that_changes_while_it_is_read_is_an_error_and_publishes_nothing(
+    make_night, deliver, tmp_path, spark, monkeypatch, now
+):
+    file = deliver(HEADING + GOOD)
+
+    def changing(*rows):
+        file.write_text(now) if now else file.unlink()
+        return tally(*rows)
+
+    monkeypatch.setattr(interactions, "tally", changing)
+    with pytest.raises(DataError, match=r"a\.csv changed while it was read; expected files that"):
+        main(make_night())
+    assert find(tmp_path, INTERACTIONS, DS) is find(tmp_path, QUARANTINE, DS) is None
 
 
 def test_op17_the_command_line_ends_with_66_on_a_missing_day(tmp_path):
