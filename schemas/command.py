@@ -10,6 +10,7 @@ closing line per table, and turns errors into one line on stderr and an exit cod
 import argparse
 import ctypes
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -24,8 +25,8 @@ from typing import Any, NoReturn
 
 from schemas.collector import at_work
 from schemas.contract import Contract
-from schemas.errors import CorruptPartitionError, PenumbraError, UsageError
-from schemas.partitions import Input, Partition, current_run, find, partition_path
+from schemas.errors import CorruptPartitionError, PenumbraError, StaleWriterError, UsageError
+from schemas.partitions import MANIFEST, Input, Partition, current_run, find, partition_path
 from schemas.publishing import Draft, draft, new_token, publish
 from schemas.settings import Settings, load
 
@@ -82,7 +83,13 @@ class Night:
     def publish(
         self, run: Draft, ds: date | None = None, inputs: Sequence[Input] | None = None
     ) -> Partition:
-        """Audits, seals and makes current; prints the closing line."""
+        """Audits, seals and makes current; prints the closing line.
+
+        Raises:
+            ContractError: The rows break the contract.
+            StaleWriterError: A newer run was published meanwhile, of this table or of an input.
+        """
+        refuse_replaced(self.root, self.inputs)
         partition = publish(
             run,
             ds or self.ds,
@@ -93,6 +100,27 @@ class Night:
         self.drafts = [begun for begun in self.drafts if begun.path != run.path]
         print(closing_line(partition), flush=True)
         return partition
+
+
+def refuse_replaced(root: Path, inputs: Sequence[Input]) -> None:
+    """Refuses to go on where an input was published anew, with other rows, since it was resolved.
+
+    What was read might not be what the lineage names.
+
+    Raises:
+        StaleWriterError: Naming the first.
+    """
+    for item in inputs:
+        for run in (root / "tables" / item.table).glob(f"v*/ds={item.ds}/run={item.run}"):
+            if not (current := current_run(run.parent)) or current == item.run:
+                continue
+            facts = json.loads((run.parent / f"run={current}" / MANIFEST).read_text())
+            if facts["content_digest"] != item.digest:
+                raise StaleWriterError(
+                    f"run {current} of {run.parent}, published while {item.run} was in use",
+                    "inputs that stay until their stage has ended",
+                    "repeat the night; and see who else runs stages on this root",
+                )
 
 
 def closing_line(partition: Partition, state: str = "published") -> str:

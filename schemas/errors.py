@@ -71,7 +71,7 @@ class MissingProgramError(PenumbraError):
 
 
 class StaleWriterError(PenumbraError):
-    """A newer run of the same stage has already published this partition."""
+    """A newer run has already published this partition, or one that was read for it."""
 
     exit_code = 73
 

@@ -9,7 +9,7 @@ import pytest
 
 from schemas.command import Stage, run
 from schemas.contract import Contract, required
-from schemas.errors import DataError
+from schemas.errors import DataError, StaleWriterError
 from schemas.partitions import Input, get
 
 FRUIT = Contract(
@@ -197,6 +197,24 @@ def test_what_was_published_stays_where_a_newer_run_has_replaced_it_meanwhile(tm
         night.publish(run)
     older.discard_drafts()
     assert len(list((tmp_path / "tables/fruit/v1/ds=2017-10-31").glob("run=*"))) == 2
+
+
+def test_op23_nothing_is_published_from_an_input_that_was_replaced_meanwhile(
+    publish_rows, tmp_path, make_night
+):
+    read = publish_rows(FRUIT, [{"name": "apple"}]).as_input()
+    night = make_night(inputs=[read], ds=date(2017, 11, 1))
+    publish_rows(FRUIT, [{"name": "apple"}])
+    made = night.draft(FRUIT)
+    made.write(pa.table({"name": ["cake"]}))
+    before = night.publish(made)
+    newer = publish_rows(FRUIT, [{"name": "pear"}])
+    night = make_night(inputs=[read], ds=date(2017, 11, 1))
+    made = night.draft(FRUIT)
+    made.write(pa.table({"name": ["pie"]}))
+    with pytest.raises(StaleWriterError, match=f"run {newer.manifest.run} of .* {read.run} was in"):
+        night.publish(made)
+    assert get(tmp_path, FRUIT, night.ds).manifest == before.manifest
 
 
 def test_a_stage_may_write_no_table(monkeypatch, capsys, tmp_path):
