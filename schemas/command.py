@@ -221,6 +221,18 @@ def _parse(stage: Stage) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def existing_root(path: Path) -> Path:
+    """The root of all tables for a command that only looks at what is there, absolute.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+    if not path.is_dir():
+        found, expected = f"no folder {path.absolute()}", "the root of a night's tables"
+        raise UsageError(found, expected, "--root, or run a night first")
+    return path.resolve()
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are those of this project."""
 

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.collector import at_work
-from schemas.command import Parser
+from schemas.command import Parser, existing_root
 from schemas.errors import DataError, PenumbraError, UsageError
 from schemas.settings import GateSettings, load
 from trainer.evidence import paired_gain
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _main(options: argparse.Namespace) -> None:
     settings = load(options.settings)
-    registry = Registry(options.root.resolve(), settings)
+    registry = Registry(existing_root(options.root), settings)
     a, b = pair_of(sheets_of(options.a, registry), sheets_of(options.b, registry))
     lines = compare(a, b, settings.gate, options.metrics)
     confidence = settings.gate.confidence

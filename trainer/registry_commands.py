@@ -20,7 +20,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from schemas.command import Parser
+from schemas.command import Parser, existing_root
 from schemas.errors import PenumbraError, RegistryError
 from schemas.settings import load
 from trainer import operations
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     """Does what the command line asks for; the last line says what serves afterwards."""
     try:
         options = _parse(arguments)
-        registry = Registry(options.root.resolve(), load(options.settings))
+        registry = Registry(existing_root(options.root), load(options.settings))
         options.run(registry, options)
     except PenumbraError as error:
         print(f"trainer.registry: {type(error).__name__}: {error}", file=sys.stderr)

@@ -38,6 +38,13 @@ def test_status_of_an_empty_registry(call):
     assert (code, lines[0], lines[-1]) == (0, "champion: none", "serves: none")
 
 
+def test_a_root_that_is_not_there_is_an_error_and_none_is_made(tmp_path, capsys):
+    assert main(["status", "--root", str(tmp_path / "typo")]) == 64
+    line = f"trainer.registry: UsageError: found no folder {tmp_path}/typo; expected the root"
+    assert capsys.readouterr().err.startswith(line)
+    assert not (tmp_path / "typo").exists()
+
+
 def test_status_names_all_aliases_and_the_hold(two_champions, call):
     call("hold", "--reason", "sale of the year")
     _, lines, _ = call("status")
