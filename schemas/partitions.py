@@ -11,6 +11,7 @@ an error that names it. `schemas/publishing.py` is the writing half.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -166,6 +167,18 @@ def get(root: Path, contract: Contract, ds: date) -> Partition:
             f"run python -m {contract.stage} --ds {ds}",
         )
     return partition
+
+
+def replaced(root: Path, contract: Contract, ds: date) -> list[Partition]:
+    """Whole runs of a date beside the current one, newest first; damaged ones are left out."""
+    folder, found = partition_path(root, contract, ds), list[Partition]()
+    current = current_run(folder)
+    for path in sorted(folder.glob("run=*"), reverse=True):
+        if path.name != f"run={current}" and (path / MANIFEST).is_file():
+            with suppress(CorruptPartitionError):  # such as those whose rows were collected
+                manifest = _verify(contract, path, file_sha256(path / MANIFEST))
+                found.append(Partition(contract, path, manifest))
+    return found
 
 
 def published_dates(root: Path, contract: Contract) -> list[date]:

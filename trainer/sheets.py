@@ -1,13 +1,16 @@
 """Sheets: a model's scorecards of one night, found by the names that people give models.
 
 A name is `2017-10-31:candidate` (scorecards), `version:3` (the registry) or the MLflow id of a
-training run. Versions and runs stand for their weights, on whatever night these were scored.
+training run. Versions and runs stand for their weights, on whatever night these were scored, also
+where that night was evaluated anew since.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -16,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from schemas.checkpoints import CHECKPOINTS
 from schemas.command import parse_date
 from schemas.errors import DataError, MissingInputError, UsageError
-from schemas.partitions import Partition, find, get, published_dates
+from schemas.partitions import Partition, find, get, published_dates, replaced
 from schemas.scorecards import SCORECARDS
 from trainer.registry import Registry
 
@@ -65,7 +68,7 @@ def sheets_of(name: str, registry: Registry) -> list[Sheet]:
     else:
         weights = _weights(name, registry)
         nights = reversed(published_dates(root, SCORECARDS))
-        sheets = [sheet for ds in nights for sheet in _sheets(get(root, SCORECARDS, ds))]
+        sheets = [sheet for ds in nights for scored in _runs(root, ds) for sheet in _sheets(scored)]
         found = [sheet for sheet in sheets if sheet.model_digest == weights]
         expected = f"those of its weights {weights[:12]}"
     if not found:
@@ -87,8 +90,15 @@ def pair_of(sheets_a: Sequence[Sheet], sheets_b: Sequence[Sheet]) -> tuple[Sheet
     raise DataError(
         f"{a.name} on holdout {a.holdout_digest[:12]}, {b.name} on {b.holdout_digest[:12]}",
         "both models on one holdout",
-        "name two models of one night: each night scores its candidate beside the champion",
+        "name two models of one night, whose evaluation scores its candidate beside the champion; "
+        "several trainings of a night, each evaluated, are of one holdout, too",
     )
+
+
+def _runs(root: Path, ds: date) -> Iterator[Partition]:
+    """All scorecards of a night, those of replaced runs after the current ones."""
+    yield get(root, SCORECARDS, ds)
+    yield from replaced(root, SCORECARDS, ds)
 
 
 def _sheets(partition: Partition) -> Iterator[Sheet]:
@@ -106,9 +116,11 @@ def _weights(name: str, registry: Registry) -> str:
         ds = registry.client.get_run(name).data.tags["penumbra.ds"]
     except (MlflowException, KeyError) as error:
         raise UsageError(f"{name}, not a training run in MLflow", NAMES, "the name") from error
-    checkpoint = find(registry.root, CHECKPOINTS, parse_date("the night", ds))
-    if checkpoint and checkpoint.manifest.notes.get("mlflow_run_id") == name:
-        return checkpoint.read(["weights_sha256"])["weights_sha256"][0].as_py()
+    night = parse_date("the night", ds)
+    current = find(registry.root, CHECKPOINTS, night)
+    for checkpoint in [*filter(None, [current]), *replaced(registry.root, CHECKPOINTS, night)]:
+        if checkpoint.manifest.notes.get("mlflow_run_id") == name:
+            return checkpoint.read(["weights_sha256"])["weights_sha256"][0].as_py()
     same_run = f"name = '{registry.name}' and run_id = '{name}'"
     for version in registry.client.search_model_versions(same_run):
         return registry.get(int(version.version)).weights_sha256

@@ -117,6 +117,22 @@ def test_a_run_whose_night_was_trained_again_stands_for_its_version(
     assert names(sheets_of(run_id, registry))[0] == "2017-10-31:champion"
 
 
+def test_two_trainings_of_one_night_meet_where_each_was_evaluated(
+    registry, publish_night, run_of, tmp_path
+):
+    runs = []
+    for weights in ("weights-a", "weights-b"):
+        runs.append(run_of({"penumbra.ds": str(FIRST)}))
+        publish_checkpoint(tmp_path, weights, runs[-1])
+        publish_night(FIRST, {"candidate": weights, "popularity": ""})
+    a, b = pair_of(*(sheets_of(run, registry) for run in runs))
+    assert (a.model_digest, b.model_digest) == ("weights-a", "weights-b")
+    assert a.partition.manifest.run < b.partition.manifest.run
+    (a.partition.path / "part-00000.parquet").unlink()  # collected
+    with pytest.raises(MissingInputError, match="no scorecards of"):
+        sheets_of(runs[0], registry)
+
+
 def test_a_run_that_published_nothing_is_an_error(registry, nights, run_of):
     run_id = run_of({"penumbra.ds": str(FIRST)})
     with pytest.raises(MissingInputError, match=f"run {run_id} of 2017-10-30 without weights"):
