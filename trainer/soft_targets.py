@@ -8,7 +8,7 @@ and the mass on y itself is kept apart.
     N examples, V items (rows 0..V, row 0 is padding), U users, K entries of a row
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -137,13 +137,15 @@ def from_batches(
     """
     num_items, batches = items.num_rows, (batch.select(COLUMNS) for batch in soft_targets)
     of_users = [SOFT_TARGETS.schema.empty_table().select(COLUMNS)]
-    of_items = [*of_users]
-    for batch in batches:
-        of_items.append(batch.filter(pc.equal(batch["kind"], "item")))
-        of_users = [batch.filter(pc.equal(batch["kind"], "user"))]
-        if of_users[0].num_rows:
-            break
-    own_masses_V, others = _of_items(pa.concat_tables(of_items), items)
+
+    def of_items() -> Iterator[pa.Table]:
+        for batch in batches:
+            yield batch.filter(pc.equal(batch["kind"], "item"))
+            of_users[0] = batch.filter(pc.equal(batch["kind"], "user"))
+            if of_users[0].num_rows:
+                return
+
+    own_masses_V, others = _of_items(of_items(), items)
     beta, gamma = settings.beta, settings.gamma
     if beta == 0:
         return SoftTargets(own_masses_V, others, gamma=gamma)
@@ -158,17 +160,28 @@ def from_batches(
     return SoftTargets(own_masses_V, others, rows, beta, gamma)
 
 
-def _of_items(rows: pa.Table, items: pa.Table) -> tuple[Tensor, Rows]:
+def _of_items(batches: Iterable[pa.Table], items: pa.Table) -> tuple[Tensor, Rows]:
     """Mass of every item's row on the item itself [V + 1], and the rows without it."""
-    num_items = items.num_rows
-    indices = pc.index_in(rows["seed_id"], items["item_id"].combine_chunks())
-    refuse_unknown(rows["seed_id"], indices, "items")
-    seeds = items["item_index"].to_numpy()[indices.to_numpy()]
-    padded = _padded(rows, seeds, num_items)
-    is_own = padded.items_RK == torch.arange(num_items + 1)[:, None]
-    own_masses_V = (padded.masses_RK * is_own).sum(1)
-    own_masses_V[padded.masses_RK.sum(1) == 0] = 1.0
-    return own_masses_V, Rows(padded.items_RK, padded.masses_RK.masked_fill(is_own, 0.0))
+    num_rows, ids = items.num_rows + 1, items["item_id"].combine_chunks()
+    index = items["item_index"].to_numpy()
+    own_masses_V = np.ones(num_rows, dtype=np.float32)
+    items_RK = np.full((num_rows, 1), PADDING_INDEX, dtype=np.int32)
+    masses_RK = np.zeros((num_rows, 1), dtype=np.float32)
+    for rows in batches:
+        places = pc.index_in(rows["seed_id"], ids)
+        refuse_unknown(rows["seed_id"], places, "items")
+        seeds = index[places.to_numpy()]
+        items_NK, masses_NK = _padded(rows, items.num_rows)
+        if (wider := items_NK.shape[1] - items_RK.shape[1]) > 0:
+            items_RK, masses_RK = (np.pad(a, ((0, 0), (wider, 0))) for a in (items_RK, masses_RK))
+        is_own_NK = items_NK == seeds[:, None]
+        own_masses_N = (masses_NK * is_own_NK).sum(1)
+        own_masses_V[seeds] = np.where(masses_NK.any(1), own_masses_N, 1.0)
+        masses_NK[is_own_NK] = 0.0
+        items_RK[seeds, -items_NK.shape[1] :] = items_NK
+        masses_RK[seeds, -items_NK.shape[1] :] = masses_NK
+    rows_RK = Rows(torch.from_numpy(items_RK), torch.from_numpy(masses_RK))
+    return torch.from_numpy(own_masses_V), rows_RK
 
 
 def _move(items_NK: Tensor, masses_NK: Tensor, wanted_NM: Tensor) -> Tensor:
@@ -180,18 +193,18 @@ def _move(items_NK: Tensor, masses_NK: Tensor, wanted_NM: Tensor) -> Tensor:
     return moved_NM
 
 
-def _padded(table: pa.Table, rows: np.ndarray, num_items: int) -> Rows:
-    """List columns as V + 1 padded rows, the table's nth at `rows[n]`."""
+def _padded(table: pa.Table, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """List columns as padded rows: items int32 and masses float32 [N, K]."""
     lengths = pc.list_value_length(table["item_indices"]).to_numpy()
     items, masses = (table[name].combine_chunks().flatten() for name in ("item_indices", "masses"))
     _refuse_beyond(pc.max(items).as_py() or 0, num_items)
     width = int(lengths.max(initial=1))
     places = np.arange(len(items)) - np.repeat(np.cumsum(lengths), lengths) + width
-    at = np.repeat(rows, lengths), places
-    items_RK = np.full((num_items + 1, width), PADDING_INDEX, dtype=np.int32)
-    masses_RK = np.zeros((num_items + 1, width), dtype=np.float32)
-    items_RK[at], masses_RK[at] = items.to_numpy(), masses.to_numpy()
-    return Rows(torch.from_numpy(items_RK), torch.from_numpy(masses_RK))
+    at = np.repeat(np.arange(len(lengths)), lengths), places
+    items_NK = np.full((len(lengths), width), PADDING_INDEX, dtype=np.int32)
+    masses_NK = np.zeros((len(lengths), width), dtype=np.float32)
+    items_NK[at], masses_NK[at] = items.to_numpy(), masses.to_numpy()
+    return items_NK, masses_NK
 
 
 def _refuse_beyond(greatest: int, num_items: int) -> None:
