@@ -114,7 +114,7 @@ class EvaluationSettings(Frozen):
     exclude_seen: bool = True
     """Whether items a user already has may be recommended (false) or not (true: discovery)."""
     batch_size: int = Field(256, ge=1)
-    """Users scored at once."""
+    """Users scored at once, where the catalogue is not too large for that."""
     light_history: int = Field(5, ge=1)
     """Actions before the holdout that make a user light; one with fewer is new. For slices only."""
     heavy_history: int = Field(50, ge=1)

@@ -35,6 +35,7 @@ from trainer.histories import Histories
 from trainer.holdout import Card, Holdout, holdout_of, score_holdout
 from trainer.ledger import opponent
 from trainer.operations import exclusive
+from trainer.ranking import users_at_once
 from trainer.registry import Registry
 from trainer.scorer import Scorer
 from trainer.slices import slices_of
@@ -111,7 +112,7 @@ def evaluate(
             )
         if len(holdout):
             slices = slices_of(holdout.counts, holdout.users, settings.evaluation)
-            size = settings.evaluation.batch_size
+            size = users_at_once(settings.evaluation.batch_size, num_items)
             for name, digest, score, is_softmax in _scored(holdout, contenders, baselines):
                 card = score_holdout(holdout, score, size, slices, is_probabilistic=is_softmax)
                 cards.append(Scored(name, digest, holdout, card))

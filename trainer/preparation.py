@@ -21,6 +21,9 @@ from trainer.sequences import Sequences
 from trainer.soft_targets import from_batches, no_soft_targets
 from trainer.warm_start import start_from_champion
 
+ROWS_AT_ONCE = 2**15
+"""Of soft targets, whose ids are looked up together."""
+
 
 def prepare(night: Night, sequences: Sequences) -> tuple[Backbone, TrainingWindows]:
     """A backbone that starts from popularity, and the windows to train it on.
@@ -47,7 +50,7 @@ def prepare(night: Night, sequences: Sequences) -> tuple[Backbone, TrainingWindo
     # by which `move_to_recent_popularity` would move them once more.
     backbone.start_from(target_counts(sequences.actions, settings, num_items))
     if settings.loss in USE_SOFT_TARGETS:
-        rows = get(night.root, SOFT_TARGETS, night.ds).batches()
+        rows = get(night.root, SOFT_TARGETS, night.ds).batches(num_rows=ROWS_AT_ONCE)
         ids = sequences.user_ids()
         soft_targets = from_batches(rows, items, ids, settings, night.root)
     else:

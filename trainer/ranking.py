@@ -16,8 +16,16 @@ from torch import Tensor
 
 from schemas.contract import PADDING_INDEX
 
+SCORES_AT_ONCE = 2**26
+"""Of a batch of users; rankings hold a few arrays of that many floats, 256 MiB each."""
+
 MOST_COUNTED = 64
 """Relevant items of a user up to which comparing all scores with each is quicker than a search."""
+
+
+def users_at_once(batch_size: int, num_items: int) -> int:
+    """B: the batch size, or what keeps a large catalogue's scores within `SCORES_AT_ONCE`."""
+    return max(1, min(batch_size, SCORES_AT_ONCE // (num_items + 1)))
 
 
 def exclude(scores_BV: Tensor, excluded_BV: sparse.csr_matrix | None = None) -> Tensor:

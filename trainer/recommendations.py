@@ -26,6 +26,7 @@ from schemas.settings import Settings
 from trainer import scorer
 from trainer.histories import whole
 from trainer.ledger import served
+from trainer.ranking import users_at_once
 from trainer.registry import Registry
 from trainer.scorer import Scorer
 from trainer.versions import Version
@@ -44,7 +45,7 @@ def recommend(
         settings: `recommendations.k`, `evaluation.exclude_seen` and `evaluation.batch_size`.
     """
     own = whole(sequences).renumbered(model.renumbering(item_ids))
-    size = settings.evaluation.batch_size
+    size = users_at_once(settings.evaluation.batch_size, model.num_items)
     parts = [
         model.recommend(
             own.take(slice(start, start + size)),

@@ -17,7 +17,7 @@ from trainer.histories import Histories, whole
 from trainer.holdout import Holdout, holdout_of
 from trainer.losses import LOSSES, draws_of
 from trainer.metrics import metrics_of_ranks
-from trainer.ranking import exclude, ranks
+from trainer.ranking import exclude, ranks, users_at_once
 from trainer.soft_targets import SoftTargets
 
 LOSS_NAMES = ("validation_loss", "validation_confidence", "validation_distribution")
@@ -45,8 +45,9 @@ def validation_of(sequences: pa.Table, num_items: int, *, exclude_seen: bool) ->
 def ndcg_10(backbone: Backbone, validation: Holdout, settings: EvaluationSettings) -> float:
     """Mean NDCG@10 over users with something to find; whole catalogue, exact ranks."""
     values = []
-    for start in range(0, len(validation), settings.batch_size):
-        batch = slice(start, start + settings.batch_size)
+    size = users_at_once(settings.batch_size, backbone.num_items)
+    for start in range(0, len(validation), size):
+        batch = slice(start, start + size)
         users, relevant = validation.users[batch], validation.relevant[batch]
         seen = validation.counts[users] if validation.exclude_seen else None
         scores_BV = exclude(_scores(backbone, validation.histories.take(users)), seen)

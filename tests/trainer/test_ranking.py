@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import trainer.ranking
-from trainer.ranking import exclude, ranks, top_k
+from trainer.ranking import exclude, ranks, top_k, users_at_once
 
 MINUS_INF = float("-inf")
 
@@ -17,6 +17,13 @@ def of_rows(*rows, num_columns=6):
     users, items = zip(*pairs, strict=True) if pairs else ((), ())
     shape = (len(rows), num_columns)
     return sparse.csr_matrix((np.ones(len(pairs)), (users, items)), shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("num_items", "users"), [(43_000, 256), (10**6, 67), (2**26, 1), (2**30, 1)]
+)
+def test_fewer_users_are_scored_at_once_where_the_catalogue_is_large(num_items, users):
+    assert users_at_once(256, num_items) == users
 
 
 def test_a_rank_counts_the_items_that_score_higher():
