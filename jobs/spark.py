@@ -1,6 +1,5 @@
 """Spark: the session, types derived from contracts, and reading and writing partitions."""
 
-import atexit
 import gc
 import os
 import re
@@ -10,9 +9,8 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from tempfile import mkdtemp
 from threading import Thread
 from typing import Any
 
@@ -28,6 +26,7 @@ from schemas.command import Night
 from schemas.contract import Contract
 from schemas.partitions import Input, Partition
 from schemas.publishing import Draft
+from schemas.scratch import scratch_folder
 from schemas.settings import SparkSettings
 
 LITERAL_PATHS = {"__globPaths__": "false"}
@@ -133,18 +132,10 @@ def _conf(name: str, settings: SparkSettings, options: str = "") -> dict[str, st
 
 def _sockets() -> dict[str, str]:
     """Lets a local Spark and its Python meet at files; by TCP a task takes 80 ms instead of 40."""
-    folder = _socket_folder()
+    folder = scratch_folder("penumbra-")  # Spark leaves a file behind
     if len(folder) > LONGEST_SOCKET_FOLDER:
         return {}
     return {f"{SOCKETS}enabled": "true", f"{SOCKETS}dir": folder}
-
-
-@cache
-def _socket_folder() -> str:
-    """A folder that goes with this process, since Spark leaves one of its files behind."""
-    folder = mkdtemp(prefix="penumbra-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 def _zip_code(path: Path) -> Path:

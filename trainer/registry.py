@@ -5,12 +5,10 @@ a version is found again by its weights, so registering twice registers once. Th
 `candidate` (registered last), `champion` (serves) and `previous` (served before it).
 """
 
-import atexit
-import shutil
 import sys
 from dataclasses import dataclass
 from datetime import date
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
@@ -26,6 +24,7 @@ from schemas.checkpoints import WEIGHTS_FILE
 from schemas.collector import at_work
 from schemas.errors import RegistryError
 from schemas.partitions import Partition
+from schemas.scratch import scratch_folder
 from schemas.settings import Settings
 from trainer import artifact, scorer_files, tracking
 from trainer.versions import CHAMPION, Version
@@ -166,8 +165,10 @@ class Registry:
         store = artifacts.repo
         while isinstance(store, ModelsArtifactRepository):
             store = store.repo
-        # MLflow would leave its copy of what is not on this machine for somebody else to remove.
-        target = None if isinstance(store, LocalArtifactRepository) else mkdtemp(dir=_downloads())
+        target = None
+        if not isinstance(store, LocalArtifactRepository):
+            # MLflow would leave its copy for somebody else to remove.
+            target = mkdtemp(dir=scratch_folder("penumbra-models-"))
         return Path(artifacts.download_artifacts("artifacts/model", target))
 
     def _has_weights(self, address: str) -> bool:
@@ -190,14 +191,6 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-
-
-@cache
-def _downloads() -> str:
-    """A folder that goes with this process."""
-    folder = mkdtemp(prefix="penumbra-models-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 def champion(root: Path, settings: Settings) -> Version | None:

@@ -15,8 +15,8 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from schemas.audit import file_sha256
 from schemas.errors import RegistryError
 from schemas.publishing import new_token
+from schemas.scratch import scratch_folder
 from trainer import promotion
-from trainer import registry as registry_module
 from trainer.ledger import decisions
 from trainer.registry import Registry
 from trainer.versions import CHAMPION
@@ -63,13 +63,13 @@ def test_what_is_downloaded_from_the_server_goes_with_the_process(
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     monkeypatch.setattr(atexit, "register", lambda *call, **named: at_exit.append((call, named)))
-    registry_module._downloads.cache_clear()
+    scratch_folder.cache_clear()
     folders = {registry.download(version) for _ in range(2)}
     assert len(folders) == 2 and all((f / "weights.safetensors").is_file() for f in folders)
     (((remove, *arguments), named),) = at_exit
     remove(*arguments, **named)
     assert not list(scratch.iterdir())
-    registry_module._downloads.cache_clear()
+    scratch_folder.cache_clear()
 
 
 def test_the_registry_lies_in_postgres(registry, night_of, postgres):
