@@ -20,6 +20,7 @@ from jobs.seed_parts import (
     Seeds,
     Work,
     item_seeds,
+    mean_history,
     read_users,
     write_item_block,
     write_items,
@@ -28,6 +29,7 @@ from jobs.seed_parts import (
 )
 from jobs.shared_rows import Rows
 from jobs.spark import run_tasks
+from schemas.partitions import Partition
 from schemas.settings import SparkSettings
 
 Plan = Literal["broadcast", "blocked"]
@@ -83,14 +85,14 @@ def mix_users(
     tasks: Sequence[Seeds],
     work: Work,
     limit_mb: int,
-    mean_history: float,
+    sequences: Partition,
 ) -> tuple[list[Shape], int]:
     """Mixes all users' rows and writes their parts; shapes and shuffled bytes."""
     if plan == "broadcast":
         return run_tasks(spark, partial(write_users, work=work), tasks), 0
     ends = work.item_rows.open()[0]
     bounds = item_blocks(ends, spark.defaultParallelism, limit_mb)
-    most = seeds_at_once(ends, mean_history, len(bounds) - 1, limit_mb)
+    most = seeds_at_once(ends, mean_history(sequences), len(bounds) - 1, limit_mb)
     reports = list[tuple[Shape, int]]()
     for wave in waves(tasks, most):
         mass = spark.parallelize(wave, len(wave)).flatMap(

@@ -16,6 +16,7 @@ from jobs.parts import write_part
 from jobs.propagation import Block, Trace, mix, propagate, transition
 from jobs.shared_rows import Rows, SharedRows
 from schemas.errors import DataError
+from schemas.partitions import Partition
 from schemas.settings import SoftTargetsSettings
 from schemas.soft_targets import SOFT_TARGETS
 
@@ -160,6 +161,12 @@ def read_users(seeds: Seeds) -> Users:
         (_ends(num_train), items[is_train]),
         (_ends(num_validation), items[is_validation]),
     )
+
+
+def mean_history(sequences: Partition) -> float:
+    """Training actions per user."""
+    columns = (pq.ParquetFile(file).read(["num_train"])["num_train"] for file in sequences.files)
+    return sum(pc.sum(column).as_py() for column in columns) / sequences.manifest.rows
 
 
 def write_users(seeds: Seeds, work: Work) -> Shape:

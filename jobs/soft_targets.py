@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.catalogue import check_catalogue
@@ -97,9 +96,7 @@ def main(night: Night) -> None:
         num_bytes = work.item_rows.num_bytes()
         user_plan, why = choose_plan("items' rows", num_bytes, night.settings.spark)
         print(f"soft_targets: {user_plan} plan for users: {why}", flush=True)
-        user_shapes, user_shuffled = mix_users(
-            spark, user_plan, users, work, limit_mb, mean_history(sequences)
-        )
+        user_shapes, user_shuffled = mix_users(spark, user_plan, users, work, limit_mb, sequences)
         shuffled += user_shuffled
         draft.notes |= {"user_plan": user_plan, "user_plan_reason": why}
     clock.lap("users")
@@ -135,12 +132,6 @@ def user_ranges(sequences: Partition, num_cores: int, most_seeds: int) -> list[S
                 stop = min(start + rows_per_task, num_rows)
                 ranges.append(Seeds(len(ranges), start, stop, file, group))
     return ranges
-
-
-def mean_history(sequences: Partition) -> float:
-    """Training actions per user."""
-    columns = (pq.ParquetFile(file).read(["num_train"])["num_train"] for file in sequences.files)
-    return sum(pc.sum(column).as_py() for column in columns) / sequences.manifest.rows
 
 
 def check_converged(trace: Trace, settings: SoftTargetsSettings) -> None:
