@@ -111,13 +111,15 @@ def refuse_replaced(root: Path, inputs: Sequence[Input]) -> None:
         StaleWriterError: Naming the first.
     """
     for item in inputs:
-        for run in (root / "tables" / item.table).glob(f"v*/ds={item.ds}/run={item.run}"):
-            if not (current := current_run(run.parent)) or current == item.run:
+        for version in (root / "tables" / item.table).glob("v*"):
+            folder = version / f"ds={item.ds}"
+            current = current_run(folder) if (folder / f"run={item.run}").is_dir() else ""
+            if current in ("", item.run):
                 continue
-            facts = json.loads((run.parent / f"run={current}" / MANIFEST).read_text())
+            facts = json.loads((folder / f"run={current}" / MANIFEST).read_text())
             if facts["content_digest"] != item.digest:
                 raise StaleWriterError(
-                    f"run {current} of {run.parent}, published while {item.run} was in use",
+                    f"run {current} of {folder}, published while {item.run} was in use",
                     "inputs that stay until their stage has ended",
                     "repeat the night; and see who else runs stages on this root",
                 )
