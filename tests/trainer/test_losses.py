@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trainer.full_losses
+from benchmarks.training_steps import own_bytes, start_of_peak
 from schemas.settings import TrainingSettings
 from trainer.examples import Examples, Output
 from trainer.full_losses import rows_at_once
@@ -236,18 +237,6 @@ def test_rows_at_once_keep_two_arrays_of_logits_within_the_budget():
     assert rows_at_once(torch.empty(10**6, 1), budget_mb=1) == 1
 
 
-def peak_bytes(run):
-    """What the process holds at most while something runs, beyond what it held before."""
-
-    def held(name):
-        return 1024 * int(Path("/proc/self/status").read_text().split(name)[1].split()[0])
-
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = held("VmRSS:")
-    run()
-    return held("VmHWM:") - before
-
-
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize("name", sorted(LOSSES.keys() - DRAW_NEGATIVES))
 @pytest.mark.parametrize(
@@ -266,8 +255,10 @@ def test_the_peak_keeps_within_the_budget_however_certain_the_model_is(name, pre
     made_with = TrainingSettings(precision=precision, logits_budget_mb=budget_mb)
     hidden = torch.randn(num_examples, 8, requires_grad=True)
     output = Output(weight.requires_grad_(), bias)
-    peak = peak_bytes(lambda: LOSSES[name](hidden, output, examples, made_with).total.backward())
-    assert peak <= (budget_mb + 24) * 2**20  # gradients of the weights take 6, in two precisions
+    before = start_of_peak()
+    LOSSES[name](hidden, output, examples, made_with).total.backward()
+    slack_mb = 24  # gradients of the weights take 6, in two precisions
+    assert own_bytes("VmHWM") - before <= (budget_mb + slack_mb) * 2**20
 
 
 def test_without_a_budget_logits_take_what_the_weights_do_or_64_mib():
