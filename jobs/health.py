@@ -1,13 +1,15 @@
 """Health: the night's day beside the weeks before it, and whether the night may go on.
 
-Reads:    interactions, quarantine
+Reads:    interactions
 Writes:   health
 If late:  items waits; yesterday's champion keeps serving.
 
 It stands before `items`, because item indices are append-only: what a broken day brings into the
 catalogue stays there. So a day that stopped its night stops the later ones that would read it too,
 until it was delivered again or accepted, and a day that had no night of its own since the first is
-judged before tonight's. It reads manifests and two columns, and starts no Spark.
+judged before tonight's. It reads manifests and two columns, and starts no Spark. What is in
+quarantine it takes from the interactions' manifest: quarantine is published first, so after a
+delivery that was refused it may be of other files than the interactions are.
 The table is published first, so that one can look at it, then a number beyond its limit fails the
 stage, on every try. A median says what is usual, so that one bad day among the weeks does not.
 """
@@ -28,12 +30,12 @@ from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
 from schemas.items import ITEMS
 from schemas.partitions import Input, Partition, get, published_dates, window
-from schemas.quarantine import QUARANTINE
 from schemas.settings import HealthSettings, Settings
 
 Limits = tuple[float | None, float | None]
 """The least and the greatest value that let a night go on; None where there is no such limit."""
 
+DAYS_PER_WEEK = 7
 STOPPED_BY = "stopped_by"
 """Note in the manifest: metrics that stop whoever reads the day; none where a dry run of the day's
 own night accepted them.
@@ -45,30 +47,6 @@ SETTINGS = {
     "drift": ("", "health.max_drift_rise"),
 }
 """The settings that `at_least` and `at_most` of a metric come from."""
-
-
-@dataclass(frozen=True)
-class Day:
-    """One day's two partitions."""
-
-    interactions: Partition
-    quarantine: Partition
-
-    @property
-    def ds(self) -> date:
-        """The day."""
-        return date.fromisoformat(self.interactions.manifest.ds)
-
-    @property
-    def volume(self) -> int:
-        """Valid actions."""
-        return self.interactions.manifest.rows
-
-    @property
-    def quarantine_rate(self) -> float:
-        """Quarantined rows among valid and quarantined ones; both digests vouch for it."""
-        rejected = self.quarantine.manifest.rows
-        return rejected / (rejected + self.volume)
 
 
 @dataclass(frozen=True)
@@ -85,13 +63,8 @@ class Row:
 
 
 def inputs(root: Path, ds: date, settings: Settings) -> list[Input]:
-    """Interactions and quarantine of the night and of the weeks before it."""
-    return lineage(days_of(root, ds, settings.health))
-
-
-def lineage(days: Sequence[Day]) -> list[Input]:
-    """Both partitions of some days, as inputs."""
-    return [part.as_input() for day in days for part in (day.interactions, day.quarantine)]
+    """Interactions of the night and of the weeks before it."""
+    return [day.as_input() for day in days_of(root, ds, settings.health)]
 
 
 STAGE = Stage(
@@ -150,27 +123,27 @@ def judge_day(night: Night, ds: date, *, is_enforced: bool) -> tuple[list[Row], 
     rows = measure(days[-1], days[:-1], night.settings.health)
     beyond = [row.metric for row in rows if row.verdict == "beyond"]
     notes: dict[str, object] = {STOPPED_BY: sorted(beyond) if is_enforced else []}
-    return rows, publish_once(night, ds, rows, notes, lineage(days))
+    return rows, publish_once(night, ds, rows, notes, [day.as_input() for day in days])
 
 
-def days_of(root: Path, ds: date, settings: HealthSettings) -> list[Day]:
-    """The published days of the weeks before a night, oldest first, and the night's own."""
-    partitions = window(root, INTERACTIONS, ds, 7 * settings.weeks + 1)
-    dates = [date.fromisoformat(partition.manifest.ds) for partition in partitions]
-    return [Day(p, get(root, QUARANTINE, d)) for p, d in zip(partitions, dates, strict=True)]
+def days_of(root: Path, ds: date, settings: HealthSettings) -> list[Partition]:
+    """Interactions of the weeks before a night, oldest first, and of the night itself."""
+    return window(root, INTERACTIONS, ds, DAYS_PER_WEEK * settings.weeks + 1)
 
 
-def measure(today: Day, earlier: Sequence[Day], settings: HealthSettings) -> list[Row]:
+def measure(today: Partition, earlier: Sequence[Partition], settings: HealthSettings) -> list[Row]:
     """All rows of a night.
 
     Args:
-        today: The night's own day.
-        earlier: Published days of the weeks before it, oldest first.
+        today: Interactions of the night's own day.
+        earlier: Interactions of published days of the weeks before it, oldest first.
         settings: Limits, and how many comparable days a verdict needs.
     """
-    same_weekday = [day.volume for day in earlier if (today.ds - day.ds).days % 7 == 0]
-    rates = [day.quarantine_rate for day in earlier]
-    drift, drifts = drift_of([day.interactions for day in (*earlier, today)])
+    same_weekday = [
+        day.manifest.rows for day in earlier if (today.ds - day.ds).days % DAYS_PER_WEEK == 0
+    ]
+    rate, rates = quarantine_rate(today), [quarantine_rate(day) for day in earlier]
+    drift, drifts = drift_of([*earlier, today])
 
     def volume_limits(usual: float) -> Limits:
         return usual * settings.min_volume, usual * settings.max_volume
@@ -182,8 +155,8 @@ def measure(today: Day, earlier: Sequence[Day], settings: HealthSettings) -> lis
         return None, usual + settings.max_drift_rise
 
     return [
-        judge("volume", today.volume, same_weekday, volume_limits, settings.min_days),
-        judge("quarantine_rate", today.quarantine_rate, rates, rate_limits, settings.min_days),
+        judge("volume", today.manifest.rows, same_weekday, volume_limits, settings.min_days),
+        judge("quarantine_rate", rate, rates, rate_limits, settings.min_days),
         judge_age(age_hours(today), settings.max_age_hours),
         judge("drift", drift, drifts, drift_limits, settings.min_days),
     ]
@@ -210,9 +183,15 @@ def judge_age(age: float, limit: float) -> Row:
     return Row("freshness", age, None, None, limit, "within" if age <= limit else "beyond", 0)
 
 
-def age_hours(day: Day) -> float:
+def quarantine_rate(day: Partition) -> float:
+    """Share of a day's rows, without duplicates, that were quarantined when it was published."""
+    rejected: int = day.manifest.notes["quarantine"]
+    return rejected / (rejected + day.manifest.rows)
+
+
+def age_hours(day: Partition) -> float:
     """Hours from the newest event of a day to its end."""
-    newest = pc.max(day.interactions.read(["event_time"])["event_time"]).as_py()
+    newest = pc.max(day.read(["event_time"])["event_time"]).as_py()
     end = datetime.combine(day.ds + timedelta(days=1), datetime.min.time(), UTC)
     return (end - newest) / timedelta(hours=1)
 

@@ -28,7 +28,7 @@ def history(root: Path, ds: date, settings: Settings) -> list[Partition]:
     """
     num_days, limit = settings.events.history_days, settings.events.max_missing_days
     partitions = window(root, INTERACTIONS, ds, num_days)
-    days = [date.fromisoformat(partition.manifest.ds) for partition in partitions]
+    days = [partition.ds for partition in partitions]
     expected = [days[0] + timedelta(days=n) for n in range((ds - days[0]).days + 1)]
     missing = [str(day) for day in expected if day not in days]
     if len(missing) > limit:

@@ -66,6 +66,11 @@ class Partition:
     manifest: Manifest
 
     @property
+    def ds(self) -> date:
+        """The night it was published for."""
+        return date.fromisoformat(self.manifest.ds)
+
+    @property
     def files(self) -> list[Path]:
         """Part files in key order."""
         return [self.path / f["name"] for f in self.manifest.files]

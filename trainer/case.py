@@ -25,7 +25,7 @@ class Case:
     @property
     def ds(self) -> date:
         """The night."""
-        return date.fromisoformat(self.checkpoint.manifest.ds)
+        return self.checkpoint.ds
 
     @property
     def has_seen_holdout(self) -> dict[str, bool | None]:

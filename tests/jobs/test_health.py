@@ -22,9 +22,9 @@ from schemas.quarantine import QUARANTINE
 from schemas.settings import EventsSettings, HealthSettings, Settings, SplitSettings
 
 DS = date(2017, 10, 31)
-MIDNIGHT = datetime(2017, 11, 1, tzinfo=UTC)
 REJECT = {"reason": "null_item", "source_file": "a.csv"}
 REJECT |= dict.fromkeys(QUARANTINE.columns[2:])
+MIDNIGHT = datetime(2017, 11, 1, tzinfo=UTC)
 EARLIER = (1, 2, 3, 7, 14, 21)
 """Days before the night that have interactions: three of its weekday."""
 
@@ -46,8 +46,7 @@ def day(publish_rows):
             for n in range(num)
         ]
         ds = DS - timedelta(days=days_before)
-        publish_rows(QUARANTINE, [REJECT] * rejected, ds)
-        return publish_rows(INTERACTIONS, rows, ds)
+        return publish_rows(INTERACTIONS, rows, ds, quarantine=rejected)
 
     return day
 
@@ -275,11 +274,20 @@ def test_days_before_the_weeks_are_not_compared_with(day, make_night, tmp_path):
     assert rows_of(tmp_path)["volume"]["num_days"] == 0
 
 
-def test_lineage_names_both_tables_of_every_day_compared_with(weeks, day, tmp_path):
+def test_lineage_names_every_day_compared_with(weeks, day, tmp_path):
     day(0, 10)
     inputs = STAGE.inputs(tmp_path, DS, Settings())
-    assert len(inputs) == 2 * len((0, *EARLIER))
-    assert {item.table for item in inputs} == {"interactions", "quarantine"}
+    days = {str(DS - timedelta(days=n)) for n in (0, *EARLIER)}
+    assert {(item.table, item.ds) for item in inputs} == {("interactions", d) for d in days}
+
+
+def test_quarantine_of_a_delivery_that_was_refused_does_not_count(
+    weeks, day, make_night, publish_rows, tmp_path
+):
+    day(0, 10, rejected=1)
+    publish_rows(QUARANTINE, [REJECT] * 90, DS)
+    main(make_night(Settings(health=HealthSettings(max_quarantine_rise=1))))
+    assert rows_of(tmp_path)["quarantine_rate"]["value"] == 1 / 11
 
 
 def test_op15_a_night_without_interactions_is_named(weeks, tmp_path):
