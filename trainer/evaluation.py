@@ -40,7 +40,7 @@ from trainer.registry import Registry
 from trainer.scorer import Scorer
 from trainer.slices import slices_of
 from trainer.tracking import find_run
-from trainer.versions import Version
+from trainer.versions import Version, numbers_in
 
 PRINTED = ("recall@10", "ndcg@10")
 
@@ -221,10 +221,10 @@ def main(night: Night) -> None:
     tonight = scorer.from_checkpoint(checkpoint, items)
     contenders = [contender("candidate", row["weights_sha256"], tonight, item_ids)]
     trained_until = {"candidate": row["trained_until"], "champion": None}
-    champion = _champion(night.root, night.ds, night.settings, checkpoint)
-    if champion:
+    registry = Registry(night.root, night.settings)
+    for champion in map(registry.get, numbers_in(night.inputs)):
         trained_until["champion"] = champion.trained_until
-        model = scorer.from_folder(Registry(night.root, night.settings).download(champion))
+        model = scorer.from_folder(registry.download(champion))
         contenders.append(contender("champion", champion.weights_sha256, model, item_ids))
     cards = evaluate(sequences.read(), len(item_ids), contenders, night.settings)
     rows = scorecard_rows(cards, sequences.manifest.content_digest)

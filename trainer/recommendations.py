@@ -29,7 +29,7 @@ from trainer.ledger import served
 from trainer.ranking import users_at_once
 from trainer.registry import Registry
 from trainer.scorer import Scorer
-from trainer.versions import Version
+from trainer.versions import numbers_in
 
 
 def recommend(
@@ -67,7 +67,8 @@ def recommend(
     return pa.table(columns).cast(RECOMMENDATIONS.schema)
 
 
-def _champion(root: Path, ds: date, settings: Settings) -> Version:
+def _inputs(root: Path, ds: date, settings: Settings) -> list[Input]:
+    read = [get(root, contract, ds).as_input() for contract in (SEQUENCES, ITEMS)]
     champion = served(Registry(root, settings), ds)
     if champion is None:
         raise MissingInputError(
@@ -75,12 +76,7 @@ def _champion(root: Path, ds: date, settings: Settings) -> Version:
             "a promoted model version",
             f"look at the reason in promotions of {ds}; the gate section of the settings",
         )
-    return champion
-
-
-def _inputs(root: Path, ds: date, settings: Settings) -> list[Input]:
-    read = [get(root, contract, ds).as_input() for contract in (SEQUENCES, ITEMS)]
-    return [*read, _champion(root, ds, settings).as_input()]
+    return [*read, champion.as_input()]
 
 
 STAGE = Stage(
@@ -95,13 +91,13 @@ STAGE = Stage(
 def main(night: Night) -> None:
     """Ranks for every user and publishes."""
     sequences, items = (get(night.root, contract, night.ds) for contract in (SEQUENCES, ITEMS))
-    champion = _champion(night.root, night.ds, night.settings)
-    folder = Registry(night.root, night.settings).download(champion)
+    registry = Registry(night.root, night.settings)
+    (number,) = numbers_in(night.inputs)
     rows = recommend(
         sequences.read(["user_id", "item_indices"]),
         items.read(["item_id"])["item_id"].to_pylist(),
-        scorer.from_folder(folder),
-        champion.number,
+        scorer.from_folder(registry.download(registry.get(number))),
+        number,
         night.settings,
     )
     recommendations = night.draft(RECOMMENDATIONS)

@@ -1,5 +1,6 @@
 """Versions: what the tables know of a registered model."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 
@@ -21,3 +22,8 @@ class Version:
     def as_input(self) -> Input:
         """This model as a line of lineage: `run` is the version, `digest` its weights."""
         return Input(CHAMPION, self.ds.isoformat(), str(self.number), self.weights_sha256)
+
+
+def numbers_in(inputs: Iterable[Input]) -> list[int]:
+    """Numbers of the registered models among the inputs of a stage, whoever serves by now."""
+    return [int(item.run) for item in inputs if item.table == CHAMPION]

@@ -56,7 +56,7 @@ def champion(registry, items, publish_model):
 
 
 def cards_of(night):
-    main(night)
+    main(replace(night, inputs=STAGE.inputs(night.root, night.ds, night.settings)))
     rows = get(night.root, SCORECARDS, night.ds).read().to_pylist()
     return {(row["model"], row["exclude_seen"], row["metric"]): row for row in rows}
 
@@ -133,6 +133,19 @@ def test_the_champion_is_an_input(night, champion):
     assert (found.run, found.digest) == ("1", champion.weights_sha256)
 
 
+def test_whoever_was_promoted_since_the_inputs_were_read_is_not_scored(
+    night, champion, registry, items, publish_model
+):
+    newer = registry.register(publish_model(items, seed=8), items)
+    publish_model(items)
+    inputs = STAGE.inputs(night.root, DS, Settings())
+    registry.point(CHAMPION, newer)
+    main(replace(night, inputs=inputs))
+    rows = get(night.root, SCORECARDS, DS).read(["model", "model_digest"]).to_pylist()
+    scored = {row["model_digest"] for row in rows if row["model"] == "champion"}
+    assert scored == {champion.weights_sha256}
+
+
 def test_op07_a_move_that_was_interrupted_is_finished_before_a_night_is_compared(
     night, champion, registry, items, publish_model
 ):
@@ -151,7 +164,7 @@ def test_op10_models_that_have_seen_the_holdout_are_noted(
     version = registry.register(publish_model(items, seed=9, trained_until=DS), items)
     registry.point(CHAMPION, version)
     publish_model(items)
-    main(make_night())
+    main(make_night(inputs=STAGE.inputs(registry.root, DS, Settings())))
     notes = get(registry.root, SCORECARDS, DS).manifest.notes
     assert notes == {"candidate_has_seen_holdout": True, "champion_has_seen_holdout": True}
 

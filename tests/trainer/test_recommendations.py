@@ -111,11 +111,24 @@ def test_the_champion_of_another_night_serves(
     tonight = DS + timedelta(days=1)
     publish_items([*ITEM_IDS, "new"], tonight)
     publish_sequences([([9, 1], [])], tonight)
-    main(make_night(settings(), tonight))
+    inputs = STAGE.inputs(registry.root, tonight, settings())
+    main(make_night(settings(), tonight, inputs))
     table = get(registry.root, RECOMMENDATIONS, tonight).read()
     (items,) = lists_of(table).values()
     assert set(items) <= set(ITEM_IDS) - {"item-1"}
     assert table["model_version"].to_pylist() == [1, 1, 1]
+
+
+def test_whoever_was_promoted_since_the_inputs_were_read_does_not_recommend_yet(
+    registry, items, sequences, publish_model, make_night
+):
+    first = registry.register(publish_model(items), items)
+    registry.point(CHAMPION, first)
+    inputs = STAGE.inputs(registry.root, DS, settings())
+    registry.point(CHAMPION, registry.register(publish_model(items, seed=9), items))
+    main(make_night(settings(), inputs=inputs))
+    versions = get(registry.root, RECOMMENDATIONS, DS).read()["model_version"]
+    assert set(versions.to_pylist()) == {first.number}
 
 
 def stages(monkeypatch, capsys, registry, ds):
