@@ -230,6 +230,16 @@ def prepare_torch(settings: TrainingSettings) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+def has_fast(precision: str, device: torch.device) -> bool:
+    """Whether matrix products of this precision are not slower here than float32's.
+
+    Without AVX-512 a CPU has to take bfloat16 apart for every product. A GPU is taken at its word.
+    """
+    if precision == "float32" or device.type != "cpu":
+        return True
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def device_of_process() -> torch.device:
     """This rank's GPU where there is one, else the CPU."""
     if not torch.cuda.is_available():

@@ -29,7 +29,7 @@ from trainer import figures, provenance
 from trainer.backbones import Backbone
 from trainer.batches import TrainingWindows
 from trainer.checkpointing import Progress, ResumeState
-from trainer.fitting import Fitting, device_of_process, prepare_torch
+from trainer.fitting import Fitting, device_of_process, has_fast, prepare_torch
 from trainer.preparation import move_to_recent_popularity, prepare
 from trainer.ranks import Ranks, run_ranks, spread
 from trainer.sequences import Sequences
@@ -63,8 +63,12 @@ def main(night: Night) -> None:
         DataError: Nothing to train on, tables that do not fit together, or a loss that is not
             finite.
     """
-    spread(STAGE, night.settings.training.processes)
-    prepare_torch(night.settings.training)
+    settings = night.settings.training
+    spread(STAGE, settings.processes)
+    prepare_torch(settings)
+    if Ranks.of_process().is_first and not has_fast(settings.precision, device_of_process()):
+        slow = f"training.precision = {settings.precision} on a CPU without instructions for it"
+        print(f"{STAGE.module}: {slow}; float32 is faster", flush=True)
     resume = ResumeState.of(night.root, night.ds.isoformat(), night.fingerprint)
     sequences = Sequences(get(night.root, SEQUENCES, night.ds))
     backbone, windows = prepare(night, sequences)
@@ -75,7 +79,7 @@ def main(night: Night) -> None:
         _log_inputs(night, tracked)
         progress = fit(night, sequences, backbone, windows, resume, tracked)
     draft = night.draft(CHECKPOINTS)
-    settings, weights = night.settings.training, progress.best_weights
+    weights = progress.best_weights
     move_to_recent_popularity(weights, sequences, backbone.num_items, settings)
     save_file(weights, draft.path / WEIGHTS_FILE)
     draft.write(_row(night, sequences, backbone, progress, draft.path / WEIGHTS_FILE))

@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from trainer.actions import Actions
 from trainer.backbones import BACKBONES, build
 from trainer.batches import TrainingWindows
 from trainer.checkpointing import ResumeState
-from trainer.fitting import Fitting, prepare_torch
+from trainer.fitting import Fitting, has_fast, prepare_torch
 from trainer.histories import from_lists
 from trainer.losses import DRAW_NEGATIVES, LOSSES
 from trainer.soft_targets import no_soft_targets
@@ -242,6 +243,13 @@ def test_bfloat16_learns_what_float32_does(tmp_path, backbone):
     losses = [progress.epochs[-1]["train_loss"] for progress in (exact, low)]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1] != losses[0]
+
+
+def test_bfloat16_is_fast_on_gpus_and_on_cpus_with_instructions_for_it():
+    assert has_fast("float32", torch.device("cpu"))
+    assert has_fast("bfloat16", torch.device("cuda", 0))
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert has_fast("bfloat16", torch.device("cpu")) == ("avx512bw" in flags)
 
 
 def test_the_parts_of_the_loss_add_up_to_it(tmp_path):

@@ -179,6 +179,14 @@ def test_op02_training_again_gives_the_same_digest_and_the_same_mlflow_run(train
     assert first.manifest.notes["mlflow_run_id"] == again.manifest.notes["mlflow_run_id"]
 
 
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_a_precision_that_is_slow_here_is_told(train, monkeypatch, capsys, is_fast):
+    monkeypatch.setattr("trainer.training.has_fast", lambda *_: is_fast)
+    train(epochs=1, precision="bfloat16")
+    slow = "trainer.training: training.precision = bfloat16 on a CPU without instructions for it"
+    assert (slow in capsys.readouterr().out) is not is_fast
+
+
 def test_nothing_is_left_to_resume_after_publishing(train, tmp_path):
     train()
     assert not [p for p in (tmp_path / "resume").rglob("*") if p.is_file()]
