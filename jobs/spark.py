@@ -132,7 +132,7 @@ def _conf(name: str, settings: SparkSettings, options: str = "") -> dict[str, st
 
 def _sockets() -> dict[str, str]:
     """Lets a local Spark and its Python meet at files; by TCP a task takes 80 ms instead of 40."""
-    folder = scratch_folder("penumbra-")  # Spark leaves a file behind
+    folder = scratch_folder()  # Spark leaves a file behind
     if len(folder) > LONGEST_SOCKET_FOLDER:
         return {}
     return {f"{SOCKETS}enabled": "true", f"{SOCKETS}dir": folder}

@@ -18,6 +18,7 @@ from torch import Tensor
 from schemas.collector import at_work
 from schemas.command import PARENT_VARIABLE, Night, Stage, die_with_parent, fail, run
 from schemas.errors import NEVER_RETRIED, PenumbraError
+from schemas.scratch import scratch_folder
 
 T = TypeVar("T")
 
@@ -79,9 +80,11 @@ def spread(stage: Stage, num_processes: int) -> None:
     sys.stdout.flush()
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # training sets its own number of threads
-    processes = ["--standalone", f"--nproc-per-node={num_processes}"]
+    # torchrun would leave a folder for the output of ranks, which it does not even redirect.
+    options = ["--standalone", f"--nproc-per-node={num_processes}"]
+    options += [f"--log-dir={scratch_folder('torchrun-')}"]
     try:
-        torchrun.run(torchrun.parse_args([*processes, "-m", stage.module, *sys.argv[1:]]))
+        torchrun.run(torchrun.parse_args([*options, "-m", stage.module, *sys.argv[1:]]))
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
         own = [code for code in codes if code in NEVER_RETRIED]

@@ -168,7 +168,7 @@ class Registry:
         target = None
         if not isinstance(store, LocalArtifactRepository):
             # MLflow would leave its copy for somebody else to remove.
-            target = mkdtemp(dir=scratch_folder("penumbra-models-"))
+            target = mkdtemp(dir=scratch_folder("models-"))
         return Path(artifacts.download_artifacts("artifacts/model", target))
 
     def _has_weights(self, address: str) -> bool:

@@ -79,7 +79,7 @@ def test_what_waits_for_spark_ends_with_a_stage_that_is_killed_before(start):
 
 def test_where_a_sockets_path_would_be_too_long_workers_use_tcp(monkeypatch, tmp_path):
     folder = tmp_path / ("x" * LONGEST_SOCKET_FOLDER)
-    monkeypatch.setattr("jobs.spark.scratch_folder", lambda _: str(folder))
+    monkeypatch.setattr("jobs.spark.scratch_folder", lambda: str(folder))
     assert _sockets() == {}
 
 

@@ -305,11 +305,18 @@ def test_two_processes_train_what_one_does_with_the_same_batches(roots, store, l
         torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
 
 
-def test_two_processes_with_nothing_to_do_both_end(roots, store):
+def test_two_processes_with_nothing_to_do_both_end_and_leave_nothing(
+    roots, store, tmp_path, monkeypatch
+):
     root, _ = roots
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     for state in ("published", "unchanged since"):
         with start_stage(root, store, epochs=1, processes=2) as process:
             assert f"checkpoints {DS}: {state}" in finish(process)
+    # torch has one folder of its own there for everything it ever compiles.
+    assert {path.name.rsplit("_", 1)[0] for path in temporary.iterdir()} <= {"torchinductor"}
 
 
 def test_an_error_of_two_processes_ends_both_and_says_why(roots, store):
