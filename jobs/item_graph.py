@@ -63,7 +63,8 @@ def main(night: Night) -> None:
     clock, settings = Stopwatch(), night.settings.item_graph
     prestart_workers(night.settings.spark)
     sequences = get(night.root, SEQUENCES, night.ds)
-    num_items = get(night.root, ITEMS, night.ds).manifest.rows
+    items = get(night.root, ITEMS, night.ds)
+    num_items = items.manifest.rows
     check_catalogue(sequences, ("item_indices",), num_items)
     slices, size = measure(sequences, settings)
     clock.lap("budget")
@@ -81,8 +82,11 @@ def main(night: Night) -> None:
     check_weights(report["pairs_of_items"], size, settings)
     adopt(draft, staging)
     report["items_without"] = num_items - report["items_with_edges"]
-    report["most_actions_of_an_item"] = int(actions.max())
-    draft.notes |= {**size, **report, "seconds": clock.seconds}
+    most = {
+        "most_actions_of_an_item": int(actions.max()),
+        "most_frequent_item": items.read(["item_id"])["item_id"][int(actions.argmax()) - 1].as_py(),
+    }
+    draft.notes |= {**size, **report, **most, "seconds": clock.seconds}
     night.publish(draft)
 
 

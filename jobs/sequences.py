@@ -7,6 +7,7 @@ If late:  item_graph and training wait; yesterday's champion keeps serving.
 
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Window
@@ -54,10 +55,11 @@ def main(night: Night) -> None:
             "more events (events.history_days), or lower sequences.min_history",
         )
     num_interactions = sum(partition.manifest.rows for partition in partitions)
-    num_users = interactions.select("user_id").distinct().count()
-    notes["dropped_users"] = num_users - notes["users"]
+    activity = measure_activity(interactions)
+    notes["dropped_users"] = activity.pop("users") - notes["users"]
+    notes |= activity
     notes["dropped_positions"] = num_interactions - sum(notes[split] for split in SPLITS)
-    publish(night, SEQUENCES, sequences, notes=dict(notes))
+    publish(night, SEQUENCES, sequences, notes=notes)
     sequences.unpersist()
 
 
@@ -96,7 +98,21 @@ def build(split: DataFrame, items: DataFrame, settings: SequencesSettings) -> Da
     )
 
 
-def count_kept(sequences: DataFrame, max_history: int) -> dict[str, int]:
+def measure_activity(interactions: DataFrame) -> dict[str, Any]:
+    """All users of the window, and whose actions are most, before anything is cut.
+
+    Of users with as many, it is the one whose id sorts last.
+    """
+    of_user = interactions.groupBy("user_id").agg(F.count("*").alias("actions"))
+    users, most = of_user.agg(F.count("*"), F.max(F.struct("actions", "user_id"))).first()
+    return {
+        "users": users,
+        "most_actions_of_a_user": most.actions,
+        "most_active_user": most.user_id,
+    }
+
+
+def count_kept(sequences: DataFrame, max_history: int) -> dict[str, Any]:
     """Users, those with `max_history` training actions or cut to them, and positions by split."""
     sums = (F.coalesce(F.sum(f"num_{split}"), F.lit(0)).alias(split) for split in SPLITS)
     at_max_history = F.count_if(F.col("num_train") == max_history).alias("users_at_max_history")

@@ -138,14 +138,24 @@ def item_graph(ds: date, tables: Tables) -> Section:
         "training positions": notes.get("training_positions"),
         "users": notes.get("users"),
         "longest history": notes.get("longest_history"),
-        "most actions of one item": notes.get("most_actions_of_an_item"),
+        **_most(notes, "most_actions_of_an_item", "most_frequent_item"),
     }
+    if "sequences" in tables:
+        kept = tables["sequences"].manifest.notes
+        facts["users with sequences.max_history"] = kept.get("users_at_max_history")
+        facts |= _most(kept, "most_actions_of_a_user", "most_active_user")
     cells = [(name, number(value)) for name, value in facts.items() if value is not None]
     weights = rows["weight"].to_numpy()
     figure = night_figures.graph_shape(degrees, weights, f"{ds}, {num_items:,} items")
     about = "Histograms of the edges that leave an item and of the edges' weights"
     table = Table("Counts", ("what", "number"), cells)
     return Section("Item graph", (), [table], [picture(figure, about)])
+
+
+def _most(notes: dict[str, Any], count: str, whose: str) -> dict[str, int | None]:
+    """How many actions the most frequent item or the most active user has, and which one it is."""
+    who = f" ({notes[whose]})" if whose in notes else ""
+    return {count.replace("_", " ") + who: notes.get(count)}
 
 
 def soft_targets(ds: date, tables: Tables, settings: Settings) -> Section:

@@ -184,6 +184,8 @@ def test_a_night_publishes_sequences_and_counts_what_it_dropped(
         "holdout": 1,
         "dropped_users": 1,
         "dropped_positions": 2,
+        "most_actions_of_a_user": 4,
+        "most_active_user": "u",
     }
 
 

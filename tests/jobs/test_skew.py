@@ -95,6 +95,7 @@ def test_op19_a_bot_a_heavy_user_and_an_item_in_every_basket_finish_within_the_b
     assert num_actions == sum(skewed_lengths)
     assert (kept["users"], kept["dropped_users"]) == (NUM_NORMAL_USERS + 2, 0)
     assert kept["users_at_max_history"] == 2
+    assert (kept["most_active_user"], kept["most_actions_of_a_user"]) == ("u0201", BOT_EVENTS)
     assert kept["dropped_positions"] == num_actions - sum(lengths) - 2 * len(lengths)
 
     num_pairs = sum(map(pairs_within_the_window, lengths))
@@ -115,4 +116,5 @@ def test_op19_a_bot_a_heavy_user_and_an_item_in_every_basket_finish_within_the_b
         MAX_HISTORY,
         int(np.median(lengths)),
     )
+    assert graph["most_frequent_item"] == EVERYWHERE
     assert graph["most_actions_of_an_item"] == actions.count(1) > len(actions) / 6

@@ -103,10 +103,12 @@ def publish_night(root: Path, run_id: str) -> None:
     publish_table(root, HEALTH, watched)
     publish_table(root, ITEMS, [item(n) for n in range(1, NUM_ITEMS + 1)])
     users = [history(f"u{n:02d}", 29 - 2 * n) for n in range(15)]
-    publish_table(root, SEQUENCES, users)
+    activity = {"most_active_user": "u00", "most_actions_of_a_user": 31}
+    publish_table(root, SEQUENCES, users, users_at_max_history=2, **activity)
     edge = {"pair_weight": 1.0, "neighbour_index": 9}
     edges = [edge | {"item_index": n, "weight": 0.01 * n} for n in range(1, 8)]
-    publish_table(root, ITEM_GRAPH, edges, position_pairs=1234567)
+    frequent = {"most_frequent_item": "i9", "most_actions_of_an_item": 41}
+    publish_table(root, ITEM_GRAPH, edges, position_pairs=1234567, **frequent)
     target = {"kind": "item", "item_indices": [1], "masses": [0.5], "dropped_mass": 0.5}
     iterations = [{"residual": r} for r in (1.0, 0.01, 0.00001)]
     targets = {"item": KIND, "user": KIND, "iterations": iterations}

@@ -92,6 +92,12 @@ def test_every_figure_has_words_for_those_who_do_not_see_it(html):
     assert all(len(about) > 20 for about in figures)
 
 
+def test_whose_actions_are_most_is_told_by_name(html):
+    words = words_of(html)
+    assert "most actions of an item (i9) 41" in words
+    assert "users with sequences.max_history 2 most actions of a user (u00) 31" in words
+
+
 def test_users_are_from_the_shortest_history_to_the_longest(night):
     chosen = histories_of(tables_of(night.root, DS)["sequences"], 3)
     assert [(user, len(items)) for user, items in chosen] == [("u14", 1), ("u07", 15), ("u00", 29)]
