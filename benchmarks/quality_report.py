@@ -5,6 +5,7 @@ they left are not kept as long as their numbers.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +26,13 @@ SHOWN = ("ndcg@10", "recall@10", "recall@20")
 COMPARED = ("ndcg@10", "recall@10")
 FEWEST_SEEDS = 3
 """A cell with fewer is marked as provisional."""
+CELL_HEADINGS = (
+    "cell",
+    *(loss.replace("_", " ") for loss in (*LOSSES, ALONE)),
+    *(f"gain in {metric}" for metric in COMPARED),
+    "seeds",
+    "trials",
+)
 NUM_CELLS = len(DATA_SETS) * len(BACKBONES)
 NEW = PARTS[True]
 WORDS = {PARTS[False]: "all items", NEW: "items new to the user"}
@@ -59,7 +67,7 @@ class QualityReport(report.Report):
     title: ClassVar[str] = "Decoupled soft targets against cross-entropy and label smoothing"
 
     def run_lines(self) -> list[str]:
-        """Means of every loss in every cell, the gains, and the published numbers."""
+        """A line a cell, the means of every loss in every cell, and the published numbers."""
         losses = [
             (
                 run["on"],
@@ -75,6 +83,10 @@ class QualityReport(report.Report):
         heads = ("on", "loss", *SHOWN, "ndcg@10 by seed", "trials", "date", "settings")
         anchors = [(name, *(f"{v:.4f}" for v in values)) for name, values in ANCHORS.items()]
         return [
+            f"Every cell by {COMPARED[0]}, and the gain over the better baseline:",
+            "",
+            *markdown_table(CELL_HEADINGS, self.cell_rows()),
+            "",
             "Means over users and seeds of the settings that validation chose:",
             "",
             *markdown_table(heads, losses),
@@ -83,6 +95,27 @@ class QualityReport(report.Report):
             "",
             *markdown_table(("model", *COMPARED), anchors),
         ]
+
+    def cell_rows(self) -> list[tuple[str, ...]]:
+        """A row a cell, under `CELL_HEADINGS`."""
+        by_loss = {(run["on"], run["loss"]): run for run in self.runs}
+        rows = []
+        for name in dict.fromkeys(run["on"] for run in self.runs):
+            means = [by_loss[name, n]["means"][COMPARED[0]] for n in (*LOSSES, ALONE)]
+            method = by_loss[name, METHOD]
+            budget = len(method["by_seed"]), method["num_trials"]
+            gains = (self._gain(name, metric) for metric in COMPARED)
+            rows.append((name, *(f"{mean:.4f}" for mean in means), *gains, *map(str, budget)))
+        return rows
+
+    def _gain(self, cell: str, metric: str) -> str:
+        """Over the better baseline with its interval and verdict, of what the cell ranks."""
+        others = "|".join(BASELINES)
+        says = re.compile(rf"{METHOD} against (?:{others}), {metric}: (\w+) \((.+?) to (.+?),")
+        found = [(one.value, says.match(one.what)) for one in self.findings if one.on == cell]
+        ((gain, said),) = [(value, match) for value, match in found if match]
+        verdict, low, high = said.groups()
+        return f"{gain:+.1f}% ({low} to {high}) {verdict}"
 
 
 def build(cells: Sequence[Cell], surroundings: dict[str, Any]) -> QualityReport:

@@ -87,6 +87,7 @@ def findings(document: str) -> list[tuple[str, ...]]:
     rows, is_inside = [], False
     for line in document.splitlines():
         cells = tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1])
-        is_inside = cells[:3] == ("on", "what", "ours") or (is_inside and bool(cells))
+        is_head = cells[:3] == ("on", "what", "ours") or cells[:1] == ("cell",)
+        is_inside = is_head or (is_inside and bool(cells))
         rows += [cells] if is_inside else []
-    return [row for row in rows if row[0] not in ("on", "---")]
+    return [row for row in rows if row[0] not in ("on", "cell", "---")]

@@ -259,6 +259,13 @@ def test_the_report_has_the_numbers_of_the_files(root, cell, capsys):
         assert run["trials"] == [asdict(tried)]
         assert f"| {run['loss']} | {mean:.4f} |" in (root / "results" / "quality.md").read_text()
     assert "provisional: 2 seeds" in report["findings"][0]["what"]
+    text = (root / "results" / "quality.md").read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| walks, mlp | 0")]
+    means = [f"{run['means']['ndcg@10']:.4f}" for run in report["runs"]]
+    gains = [f"{report['findings'][n]['value']:+.1f}%" for n in (0, 1)]
+    cells = row.strip("| ").split(" | ")
+    assert (cells[1:5], cells[7:]) == (means, ["2", "1"])
+    assert [cell.split(" ")[0] for cell in cells[5:7]] == gains
     compared = [one["what"].split(":")[0] for one in report["findings"][:-1]]
     assert [what.split(", ", 1)[1] for what in compared] == [
         "ndcg@10",
