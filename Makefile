@@ -8,6 +8,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# Stages start by the dozen a night, and by the hundred in the tests: Python keeps what it compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo night ui test test-scheduler check browser secrets up smoke down \
   bench-discovery bench-graph bench-train bench-quality clean

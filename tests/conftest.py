@@ -26,6 +26,9 @@ UNPRIVILEGED = "nobody"
 """Runs Postgres, which refuses to run as root."""
 POSTGRES_SECONDS = 120.0
 """In which it starts."""
+QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+QUICK_SPARK = {"PENUMBRA_SPARK__CONF": f'{{"spark.driver.extraJavaOptions" = "{QUICK_JVM}"}}'}
+"""Environment of stages that a test starts: most of a short one is Java's compiler."""
 
 PublishRows = Callable[..., Partition]
 MakeNight = Callable[..., Night]
@@ -85,7 +88,7 @@ def spark() -> Iterator[Any]:
     from schemas.settings import SparkSettings
 
     # Many short jobs: light compilation starts them in half the time.
-    light = {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+    light = {"spark.driver.extraJavaOptions": QUICK_JVM}
     spark = session("tests", SparkSettings(master="local[2]", driver_memory="2g", conf=light))
     yield spark
     spark.stop()

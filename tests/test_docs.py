@@ -1,5 +1,6 @@
 """The documents are followed here, so that they cannot rot."""
 
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from schemas.interactions import INTERACTIONS
 from schemas.partitions import get
 from schemas.settings import load
+from tests.conftest import QUICK_SPARK
 
 PROJECT = Path(__file__).parent.parent
 GUIDE = (PROJECT / "docs" / "bring-your-own-events.md").read_text()
@@ -43,7 +45,7 @@ def follow(folder: Path) -> dict[str, int]:
     (folder / "music.toml").write_text(block("toml"))
     command = [sys.executable, "-m", "jobs.interactions", "--ds", str(DS)]
     command += ["--root", "var-music", "--settings", "music.toml"]
-    subprocess.run(command, cwd=folder, check=True)
+    subprocess.run(command, cwd=folder, env=os.environ | QUICK_SPARK, check=True)
     return get(folder / "var-music", INTERACTIONS, DS).manifest.notes
 
 

@@ -63,7 +63,7 @@ def test_a_night_runs_all_stages_in_the_order_of_the_chain(run_night, worker):
 
 
 def test_a_stage_is_told_date_root_settings_parent_and_run(run_night, worker, toy_project):
-    run_id = run_night("2017-10-30")["run_id"]
+    run_id = run_night("2017-10-30", only="interactions")["run_id"]
     note = worker.ran()[0]
     expected = ["--ds", "2017-10-30", "--root", str(worker.root)]
     assert note["arguments"] == [*expected, "--settings", str(toy_project / "pipeline.toml")]
@@ -88,7 +88,7 @@ def test_force_and_changed_settings_of_the_form_reach_the_stages_and_others_do_n
     run_night, worker
 ):
     conf = {"training.epochs": 3, "registry.experiment": "by night 🌙", "training.width": 64}
-    run_night("2017-10-30", force=True, **conf)
+    run_night("2017-10-30", only="interactions", force=True, **conf)
     assert "--force" in worker.ran()[0]["arguments"]
     given = worker.ran()[0]["environment"]
     assert given["PENUMBRA_TRAINING__EPOCHS"] == "3"
@@ -97,7 +97,7 @@ def test_force_and_changed_settings_of_the_form_reach_the_stages_and_others_do_n
 
 
 def test_op17_a_parameter_that_is_no_setting_fails_the_night_on_the_first_try(run_night, worker):
-    result = run_night(**{"training.epoch": 3})
+    result = run_night(only="interactions", **{"training.epoch": 3})
     assert (result["tasks"]["interactions"], result["tries"]["interactions"]) == ("failed", 1)
     assert (
         "found training.epoch as a parameter of a run; expected ds, force or a setting"
@@ -110,7 +110,7 @@ def test_op17_a_parameter_that_is_no_setting_fails_the_night_on_the_first_try(ru
 def test_op17_a_data_error_fails_on_the_first_try_with_the_stages_words(run_night, code):
     words = "trainer.recommendations: ContractError: found mud; expected gold; fix: the river"
     failing = f"print({words!r}, file=sys.stderr); print('JVM: bye'); sys.exit({code})"
-    result = run_night(toys={"recommendations": failing})
+    result = run_night(toys={"recommendations": failing}, only="recommendations")
     assert result["tasks"]["recommendations"] == "failed"
     assert result["tries"]["recommendations"] == 1
     message = f"trainer.recommendations of 2017-10-30 ended with {code}: ContractError: found mud"
@@ -119,7 +119,7 @@ def test_op17_a_data_error_fails_on_the_first_try_with_the_stages_words(run_nigh
 
 @pytest.mark.parametrize("what", ["sys.exit(1)", "os.abort()"])
 def test_op17_an_infrastructure_error_is_retried(run_night, what):
-    result = run_night(toys={"recommendations": ONCE.format(what=what)})
+    result = run_night(toys={"recommendations": ONCE.format(what=what)}, only="recommendations")
     assert "state=up_for_retry" in result["log"]
     assert result["tries"]["recommendations"] == 2
     assert result["state"] == "success"
@@ -142,14 +142,14 @@ def test_op15_a_missing_day_skips_the_night_by_name_where_the_settings_say_so(ru
 
 def test_op15_missing_input_of_a_later_stage_never_skips(run_night):
     conf = {"events.missing_day": "skip"}
-    result = run_night(toys={"recommendations": "sys.exit(66)"}, **conf)
+    result = run_night(toys={"recommendations": "sys.exit(66)"}, only="recommendations", **conf)
     assert result["tasks"]["recommendations"] == "failed"
 
 
 def test_op18_on_kill_leaves_no_process(run_night, worker):
     hang_once = ONCE.format(what=textwrap.indent(HANG_WITH_CHILD, "    ").lstrip())
     (worker.root / "recommendations.py").write_text(hang_once)
-    worker.start("2017-10-30", {})
+    worker.start("2017-10-30", {}, mark_success="(?!recommendations)[a-z_]+")
     pids = [int(pid) for pid in wait_for(worker.root / "pids").split()]
     os.kill(worker.process.pid, signal.SIGTERM)
     result = worker.result()

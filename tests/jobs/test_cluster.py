@@ -23,10 +23,10 @@ import pytest
 from jobs.java import find_java_home
 from schemas.items import ITEMS
 from schemas.sequences import SEQUENCES
+from tests.conftest import QUICK_JVM
 
 NIGHT = datetime(2017, 10, 31, tzinfo=UTC)
 NUM_ITEMS, NUM_USERS = 150, 300
-QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 SECONDS_TO_START, SECONDS_TO_STOP, SECONDS_OF_ALL_STAGES = 120, 30, 400
 
 

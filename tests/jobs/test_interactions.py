@@ -17,6 +17,7 @@ from schemas.interactions import INTERACTIONS
 from schemas.partitions import find, get, published_dates
 from schemas.quarantine import QUARANTINE
 from schemas.settings import EventsSettings, Settings, SparkSettings, SplitSettings
+from tests.conftest import QUICK_SPARK
 
 DS = date(2017, 10, 31)
 NOON = datetime(2017, 10, 31, 12, tzinfo=UTC)
@@ -233,35 +234,32 @@ def test_a_day_published_before_is_not_published_again(make_night, deliver, tmp_
     assert get(tmp_path, INTERACTIONS, early).manifest == before
 
 
-@pytest.mark.parametrize("late", ["another file", "an old file", "more rows", "moved here"])
 def test_op15_what_is_delivered_late_is_told_by_name_and_taken_in_on_demand(
-    make_night, deliver, tmp_path, spark, capsys, late
+    make_night, deliver, tmp_path, spark, capsys
 ):
-    early = date(2017, 10, 30)
-    first = deliver(HEADING + "u,i,2017-10-30,buy,1\n", ds=early)
-    main(make_night(ds=early))
+    another, old, rows, moved = days = [date(2017, 10, n) for n in (27, 28, 29, 30)]
+    files = {ds: deliver(f"{HEADING}u,i,{ds},buy,1\n", ds=ds) for ds in days}
     deliver(HEADING + GOOD)
-    main(make_night())
+    for _ in range(2):
+        main(make_night())
     assert "changed after" not in capsys.readouterr().out
-    more = first.read_text() + "v,i,2017-10-30,buy,1\n"
-    if late == "more rows":
-        first.write_text(more)
-    elif late == "moved here":
-        corrected = tmp_path / "corrected.csv"
-        corrected.write_text(more)
-        os.utime(corrected, (0, 0))
-        corrected.rename(first)
-    else:
-        other = first.with_name("late.csv")
-        other.write_text(HEADING + "v,i,2017-10-30,buy,1\n")
-        if late == "an old file":
-            os.utime(other, (0, 0))
+    more = {ds: f"{file.read_text()}v,i,{ds},buy,1\n" for ds, file in files.items()}
+    for ds in (another, old):
+        files[ds].with_name("late.csv").write_text(f"{HEADING}v,i,{ds},buy,1\n")
+    os.utime(files[old].with_name("late.csv"), (0, 0))
+    files[rows].write_text(more[rows])
+    corrected = tmp_path / "corrected.csv"
+    corrected.write_text(more[moved])
+    os.utime(corrected, (0, 0))
+    corrected.rename(files[moved])
     main(make_night())
     told = capsys.readouterr().out
-    assert "events of 2017-10-30 changed after they were published; to take them in: " in told
-    assert "python -m jobs.interactions --ds 2017-10-30\n" in told
-    main(make_night(ds=early))
-    assert get(tmp_path, INTERACTIONS, early).manifest.rows == 2
+    for ds in days:
+        assert f"events of {ds} changed after they were published; to take them in: " in told
+        assert f"python -m jobs.interactions --ds {ds}\n" in told
+        main(make_night(ds=ds))
+        assert get(tmp_path, INTERACTIONS, ds).manifest.rows == 2
+    capsys.readouterr()
     main(make_night())
     assert "changed after" not in capsys.readouterr().out
 
@@ -330,7 +328,13 @@ def test_inputs_are_the_files_of_the_night(deliver, tmp_path):
 def command(root):
     arguments = ["-m", "jobs.interactions", "--ds", "2017-10-31", "--root", str(root)]
     project = Path(__file__).parents[2]
-    return subprocess.run([sys.executable, *arguments], cwd=project, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=project,
+        env=os.environ | QUICK_SPARK,
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize("now", [HEADING + GOOD.replace("u1", "u2"), None])

@@ -29,7 +29,8 @@ from demo.ui import AIRFLOW_PARTS, LOOPBACK, Server
 DAG = "nightly_retraining"
 START_SECONDS, NIGHT_SECONDS, STOP_SECONDS = 240.0, 600.0, 10.0
 """How long anything may take on a loaded machine; nothing waits longer than it has to."""
-POLL_SECONDS = 0.5
+POLL_SECONDS, POLL_RUN_SECONDS = 0.5, 2.0
+"""Between looks at processes, and at the state of a run, which costs a server more."""
 RETRY_DELAY_SECONDS = 3.0
 HEARTBEAT_SECONDS = 30
 """Silence after which the scheduler takes a task for lost; its supervisor speaks every 5 s."""
@@ -96,7 +97,7 @@ class Airflow:
             "AIRFLOW__API__SECRET_KEY": secrets.token_hex(32),
             "AIRFLOW__CORE__PARALLELISM": "3",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
-            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "1.0",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(HEARTBEAT_SECONDS),
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
@@ -179,7 +180,9 @@ class Airflow:
             found = self.run(run_id)
             return found if found["state"] in ("success", "failed") else None
 
-        return self.until(ended, f"{run_id} has no end", NIGHT_SECONDS, run_id)
+        return self.until(
+            ended, f"{run_id} has no end", NIGHT_SECONDS, run_id, every=POLL_RUN_SECONDS
+        )
 
     def stage(self, module: str, ds: date, run_id: str) -> psutil.Process:
         """Waits for the process of a stage; returns it while it runs."""
@@ -194,7 +197,12 @@ class Airflow:
         return self.until(running, f"no {module} of {ds} runs", NIGHT_SECONDS, run_id)
 
     def until(
-        self, look: Callable[[], Any], otherwise: str, seconds: float, run_id: str = ""
+        self,
+        look: Callable[[], Any],
+        otherwise: str,
+        seconds: float,
+        run_id: str = "",
+        every: float = POLL_SECONDS,
     ) -> Any:
         """Polls until `look` finds something; fails with logs where it does not."""
         deadline = time.monotonic() + seconds
@@ -202,7 +210,7 @@ class Airflow:
             for server in self.servers:
                 assert not server.has_ended(), f"{server.name} ended:\n{_tail(server.log)}"
             assert time.monotonic() < deadline, f"{otherwise}\n{self.explain(run_id)}"
-            time.sleep(POLL_SECONDS)
+            time.sleep(every)
         return found
 
     def explain(self, run_id: str = "") -> str:

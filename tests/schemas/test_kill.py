@@ -1,6 +1,8 @@
 """OP 1: a process killed at any file operation of publishing leaves old or new, never between."""
 
-import subprocess
+import itertools
+import os
+import signal
 import sys
 from datetime import date
 from pathlib import Path
@@ -13,6 +15,7 @@ from schemas.partitions import find
 from schemas.publishing import draft, new_token, publish
 
 DS = date(2017, 10, 31)
+OPERATIONS = ("open", "os.rename", "os.mkdir", "fcntl.flock")
 FRUIT = Contract(
     table="fruit",
     version=1,
@@ -22,27 +25,30 @@ FRUIT = Contract(
     fields=[required("name", pa.string(), "what")],
 )
 
-# Publishes pears, killed just before its n-th file operation; an audit hook sees them all.
-KILLED = """
-import os, signal, sys
-import pyarrow as pa
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_kill import DS, FRUIT, draft, new_token, publish
 
-countdown = {n}
-def hook(event, arguments):
-    global countdown
-    if event in ("open", "os.rename", "os.mkdir", "fcntl.flock") :
-        countdown -= 1
-        if countdown < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+def publish_pears(root: Path, countdown: int) -> int:
+    """Publishes in a process that is killed just before one of its file operations.
 
-run = draft(Path({root!r}), FRUIT, DS, new_token())
-run.write(pa.table({{"name": ["pear"]}}))
-sys.addaudithook(hook)
-publish(run, DS)
-"""
+    Returns:
+        How the process ended: negative is a signal. An audit hook sees all operations.
+    """
+    child = os.fork()
+    if child == 0:
+        try:
+            run = draft(root, FRUIT, DS, new_token())
+            run.write(pa.table({"name": ["pear"]}))
+            left = itertools.count(countdown, -1)
+
+            def hook(event: str, _: object) -> None:
+                if event in OPERATIONS and next(left) == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(hook)
+            publish(run, DS)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def read(root: Path) -> list[str]:
@@ -63,8 +69,7 @@ def apples(tmp_path_factory):
 def test_op01_a_kill_before_any_file_operation_leaves_old_or_new(apples):
     outcomes = []
     for n in range(40):
-        code = KILLED.format(tests=str(Path(__file__).parent), n=n, root=str(apples))
-        exit_code = subprocess.run([sys.executable, "-c", code], timeout=60).returncode
+        exit_code = publish_pears(apples, n)
         outcomes.append((exit_code, read(apples)))
         if exit_code == 0:
             break

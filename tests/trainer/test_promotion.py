@@ -13,7 +13,7 @@ from schemas.partitions import find, get
 from schemas.promotions import PROMOTIONS
 from schemas.publishing import new_token
 from schemas.settings import Settings
-from trainer import operations, promotion
+from trainer import canary, operations, promotion
 from trainer.journal import Journal
 from trainer.ledger import decisions
 from trainer.registry import PREVIOUS, Registry
@@ -224,7 +224,9 @@ def dry(night, canary_users=0):
     return night
 
 
-def test_a_dry_run_moves_no_alias_but_candidate(registry, night_of, capsys):
+def test_a_dry_run_moves_no_alias_but_candidate(registry, night_of, monkeypatch, capsys):
+    # What a canary finds is `test_canary`'s.
+    monkeypatch.setattr(canary, "check", lambda *_: canary.Facts(2, 1.0, 1.0, 1.0))
     run(night_of(GOOD))
     run(dry(night_of(BETTER, DS + timedelta(days=1)), canary_users=2))
     assert (champion_number(registry), registry.aliased(PREVIOUS)) == (1, None)

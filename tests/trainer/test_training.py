@@ -72,9 +72,11 @@ def tables(publish_rows):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """One MLflow store for all tests here: making it takes MLflow seconds."""
+def store(tmp_path_factory, migrated_store):
+    """One MLflow store for all tests here."""
     folder = tmp_path_factory.mktemp("store")
+    (folder / "mlflow").mkdir()
+    shutil.copy(migrated_store, folder / "mlflow")
     configure(folder, Settings())
     return f"sqlite:///{folder / 'mlflow' / 'mlflow.db'}"
 
