@@ -220,13 +220,14 @@ def _settle_all(rows, seeds, ends, columns, units, block, alpha, width):  # type
     found, touched, before, heap = scratch(width, block[0].shape[1])
     kept = np.array([np.int64((1 - alpha) * UNIT)])
     for number, row in enumerate(rows):
-        num_touched = 0
+        seed, num_touched = 0, 0
         if len(seeds):
+            seed = seeds[row]
             num_touched = add(seeds[row : row + 1], kept, found, touched, 0)
         for piece in range(len(ends)):
             start, end = ends[piece, number], ends[piece, number + 1]
             num_touched = add(columns[start:end], units[start:end], found, touched, num_touched)
-        settle(row, block, found, touched, num_touched, before, heap, alpha)
+        settle(row, seed, block, found, touched, num_touched, before, heap, alpha)
 
 
 @njit(cache=True)

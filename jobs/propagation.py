@@ -150,7 +150,7 @@ def _propagate(seeds, block, graph, alpha, tolerance, traces):  # type: ignore[n
                     found, touched, 0,
                 )  # fmt: skip
                 num_touched = add(seeds[row : row + 1], kept, found, touched, num_touched)
-                settle(row, block, found, touched, num_touched, before, heap, alpha)
+                settle(row, seeds[row], block, found, touched, num_touched, before, heap, alpha)
                 traces[0, iteration] = max(traces[0, iteration], change[row])
                 traces[1, iteration] += 1
                 traces[2, iteration] += is_held[row]
@@ -196,7 +196,7 @@ def _mix(histories, user_ends, shares, block, item_rows):  # type: ignore[no-unt
         num_touched = spread(
             histories[start:end], shares[start:end], 1.0, 0, *item_rows, found, touched, 0
         )
-        settle(row, block, found, touched, num_touched, before, heap, 1.0)
+        settle(row, 0, block, found, touched, num_touched, before, heap, 1.0)
         start = end
 
 

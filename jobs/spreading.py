@@ -70,8 +70,12 @@ def add(columns, units, found, touched, num_touched):  # type: ignore[no-untyped
 
 
 @njit(cache=True)
-def settle(row, block, found, touched, num_touched, before, heap, alpha):  # type: ignore[no-untyped-def]
+def settle(  # type: ignore[no-untyped-def]
+    row, seed, block, found, touched, num_touched, before, heap, alpha
+):
     """Makes what was found the row's entries, pruned, and leaves `found` and `before` at 0.
+
+    The row's own seed is never cut: it has 1 - α at least. A row of users has none, 0.
 
     Without pruning a row's change falls by the factor α at least. Pruning can make columns of
     nearly the same mass take turns for ever. So a row that was pruned and whose change does not
@@ -91,6 +95,8 @@ def settle(row, block, found, touched, num_touched, before, heap, alpha):  # typ
     else:
         is_pruned[row] |= num_touched > columns.shape[1]
         size = choose_columns(found, touched, num_touched, columns.shape[1], heap)
+        if seed and size < num_touched:
+            keep(seed, heap, size, found)
     for at in range(size):
         mass, mass_before = found[heap[at]], before[heap[at]]
         total += abs(mass - mass_before) - mass_before
@@ -103,6 +109,18 @@ def settle(row, block, found, touched, num_touched, before, heap, alpha):  # typ
     falls = total / UNIT <= alpha * change[row] * (1 + ROUNDING)
     lengths[row], change[row] = size, total / UNIT
     is_held[row] |= is_pruned[row] and not falls
+
+
+@njit(cache=True)
+def keep(seed, heap, size, found):  # type: ignore[no-untyped-def]
+    """Puts a column that is not among those in `heap` in the place of their weakest."""
+    weakest = 0
+    for at in range(size):
+        if heap[at] == seed:
+            return
+        if (found[heap[at]], -heap[at]) < (found[heap[weakest]], -heap[weakest]):
+            weakest = at
+    heap[weakest] = seed
 
 
 @njit(cache=True)
