@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 PREFIX = "penumbra-"
-LOCK_FILE = ".lock"
+LOCK_FILE = ".penumbra-scratch"
 
 
 @cache

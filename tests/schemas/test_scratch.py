@@ -61,5 +61,7 @@ def test_folders_of_processes_at_work_and_of_others_stay(start, tmp_path):
     (tmp_path / "penumbra-of-somebody").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / LOCK_FILE).touch()
+    (tmp_path / "penumbra-venv").mkdir()
+    (tmp_path / "penumbra-venv" / ".lock").touch()
     remove_abandoned(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 5
