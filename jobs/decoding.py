@@ -52,7 +52,8 @@ def decoding(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         # Arrow raises OSError for bad bytes, too, but only the system's errors have a number.
-        if isinstance(error, OSError) and error.errno is not None:
+        is_the_systems = isinstance(error, OSError) and error.errno is not None
+        if is_the_systems or isinstance(error, MemoryError):
             raise
         raise unreadable(path, error) from error
 

@@ -4,6 +4,7 @@
 as root, else as a download into the user's cache through the package `cjdk`.
 """
 
+import errno
 import os
 import re
 import shlex
@@ -19,6 +20,8 @@ from schemas.collector import at_work
 from schemas.errors import MissingProgramError, PenumbraError
 
 SUPPORTED = (17, 21)
+NO_MEMORY = "Error occurred during initialization of VM"
+"""What Java says where the machine has too little left for it."""
 USER_JAVA = Path.home() / ".cache" / "penumbra" / "java"
 CJDK = "cjdk==0.5.0"
 """Downloads a Java into the user's cache; installed for that only."""
@@ -60,9 +63,12 @@ def _problem(home: Path) -> str | None:
     if not java.is_file():
         return "no bin/java"
     try:
-        modules = subprocess.run([java, "--list-modules"], capture_output=True, text=True).stdout
+        done = subprocess.run([java, "--list-modules"], capture_output=True, text=True)
     except OSError as error:
         return f"cannot be run: {error.strerror}"
+    modules = done.stdout
+    if NO_MEMORY in modules + done.stderr:  # which may pass
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(java))
     match = re.search(r"^java\.base@(\d+)", modules, re.MULTILINE)
     if match is None:
         return "no list of modules, as before Java 9"

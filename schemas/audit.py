@@ -83,6 +83,9 @@ def _read(contract: Contract, files: Iterable[Path]) -> Iterator[pa.RecordBatch]
         try:
             file = pq.ParquetFile(path)
         except (pa.ArrowInvalid, OSError) as error:
+            # Arrow raises OSError for bad bytes, too, but only the system's errors have a number.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             raise CorruptPartitionError(
                 f"{path} is not readable as Parquet ({error})",
                 "a Parquet file",

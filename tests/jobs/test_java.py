@@ -51,6 +51,12 @@ def test_an_unusable_java_is_named_with_what_to_install(only_java, modules, prob
     assert caught.value.exit_code == 69
 
 
+def test_a_java_that_finds_no_memory_may_find_it_later(only_java):
+    only_java(r"Error occurred during initialization of VM\nCould not reserve enough space\n")
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        find_java_home()
+
+
 def test_a_java_that_does_not_run_here_is_named(only_java):
     home = only_java(modules("17.0.15"))
     (home / "bin" / "java").write_bytes(b"\x7fELF of another processor")
