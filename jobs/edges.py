@@ -15,6 +15,9 @@ from jobs.top_k import top_k_of_rows
 from schemas.item_graph import ITEM_GRAPH
 from schemas.settings import ItemGraphSettings
 
+ROUNDING = 1e-6
+"""Relative slack when a weight is compared with a limit."""
+
 
 @dataclass(frozen=True)
 class Pruning:
@@ -60,7 +63,9 @@ def edges(counts: Counts, pruning: Pruning) -> dict[str, NDArray[Any]]:
     if settings.shrinkage:
         weight = shrink(pair_weight, weight, settings.shrinkage)
     if settings.min_pair_weight:
-        weight = np.where(pair_weight >= settings.min_pair_weight, weight, 0.0)
+        # Sums of whole units: a pair of just that weight may be a little below it.
+        least = settings.min_pair_weight * (1 - ROUNDING) - 2.0**-pruning.bits
+        weight = np.where(pair_weight >= least, weight, 0.0)
     kept, _ = top_k_of_rows(counts.ends, counts.neighbours, weight, settings.top_k)
     return {
         "item_index": item[kept],

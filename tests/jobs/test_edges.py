@@ -35,6 +35,11 @@ def test_lighter_pairs_than_min_pair_weight_are_dropped(least, num_kept):
     assert len(found) == num_kept
 
 
+def test_a_pair_of_just_min_pair_weight_stays_though_its_units_are_rounded():
+    assert int(0.8 * UNIT) < 0.8 * UNIT
+    assert len(rows([[0, 0, int(0.8 * UNIT)]], min_pair_weight=0.8)) == 1
+
+
 def test_shrinkage_trusts_a_pair_of_little_weight_less():
     ((_, _, pair_weight, weight),) = rows([[0, 0, 3 * UNIT]], shrinkage=1.0)
     assert (pair_weight, weight) == (3.0, pytest.approx(3.0 * 3 / 4))
