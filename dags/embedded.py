@@ -13,7 +13,9 @@ Exit code 0 when all nights succeeded or were skipped; the first that fails ends
 
 import json
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from functools import partial
 from typing import Any
@@ -63,12 +65,24 @@ def run_nights(nights: Sequence[date], conf: dict[str, Any]) -> int:
     return 0
 
 
+def read_conf(text: str) -> dict[str, Any]:
+    """Parameters by name.
+
+    Raises:
+        ArgumentTypeError: It is no JSON object.
+    """
+    with suppress(ValueError):
+        if isinstance(conf := json.loads(text), dict):
+            return conf
+    raise ArgumentTypeError(f"{text}, no JSON object")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Prepares Airflow and runs the nights in order; 1 as soon as one fails."""
     parser = Parser("python -m dags.embedded", description=__doc__)
     read_date = partial(parse_date, "the night")
     parser.add_argument("nights", nargs="*", type=read_date, metavar="YYYY-MM-DD")
-    parser.add_argument("--conf", type=json.loads, default={}, help="parameters of the runs, JSON")
+    parser.add_argument("--conf", type=read_conf, default={}, help="parameters of the runs, JSON")
     try:
         options = parser.parse_args(arguments)
     except UsageError as error:

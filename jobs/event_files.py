@@ -219,7 +219,11 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
 
 def _csv_columns(path: Path) -> tuple[str, ...]:
     heading = next(lines(path), "")
-    return tuple(name.strip() for name in next(csv.reader([heading.rstrip("\r\n")]), []))
+    try:
+        names = next(csv.reader([heading.rstrip("\r\n")]), [])
+    except csv.Error as error:
+        raise unreadable(path, error) from error
+    return tuple(name.strip() for name in names)
 
 
 def _json_columns(path: Path, num_lines: int | None) -> tuple[str, ...]:

@@ -10,7 +10,15 @@ from schemas.command import Night
 from schemas.errors import CorruptPartitionError
 from schemas.events import EVENTS
 from schemas.interactions import INTERACTIONS
-from schemas.partitions import MANIFEST, POINTER, current_run, partition_path, published_dates
+from schemas.partitions import (
+    MANIFEST,
+    began,
+    current_run,
+    partition_path,
+    published_dates,
+)
+
+NANOSECONDS = 1e9
 
 
 def days_changed_since(night: Night) -> list[date]:
@@ -28,13 +36,13 @@ def _has_changed(night: Night, day: date) -> bool:
     folder = event_folder(night.root, day, night.settings.events)
     published = partition_path(night.root, INTERACTIONS, day)
     try:
-        run_folder = published / f"run={current_run(published)}"
-        manifest = json.loads((run_folder / MANIFEST).read_text())
+        run = current_run(published)
+        manifest = json.loads((published / f"run={run}" / MANIFEST).read_text())
+        since = began(run) / NANOSECONDS  # it read its files after that
     except (CorruptPartitionError, FileNotFoundError, ValueError):
         return False  # it is named by whoever reads it
     known = {of["run"]: of["digest"] for of in manifest["inputs"] if of["table"] == EVENTS.table}
     names = file_names(folder) if folder.is_dir() else []
-    since = (published / POINTER).stat().st_mtime
     if {str(name) for name in names} != known.keys():
         return bool(names)
     return any(

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 from schemas.collector import at_work
 from schemas.contract import Contract
 from schemas.errors import CorruptPartitionError, PenumbraError, StaleWriterError, UsageError
+from schemas.events import EVENTS
 from schemas.partitions import MANIFEST, Input, Partition, current_run, find, partition_path
 from schemas.publishing import Draft, draft, new_token, publish
 from schemas.settings import Settings, load
@@ -197,7 +198,9 @@ def find_own(root: Path, contract: Contract, ds: date) -> Partition | None:
 def _fingerprint(stage: Stage, settings: Settings, inputs: Sequence[Input]) -> str:
     """Digest of everything that decides the output: inputs, settings, contracts, code."""
     digest = hashlib.sha256(settings.digest(stage.settings).encode())
-    for item in sorted((i.table, i.ds, i.digest) for i in inputs):
+    # The name of a raw file is in the rows of quarantine.
+    named = [(i.table, i.ds, i.digest, i.run * (i.table == EVENTS.table)) for i in inputs]
+    for item in sorted(named):
         digest.update(repr(item).encode())
     for contract in stage.writes:
         digest.update(contract.schema_digest.encode())

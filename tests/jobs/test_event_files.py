@@ -37,6 +37,12 @@ def write_parquet(folder, **columns):
     pq.write_table(pa.table(ROW | columns), folder / "a.parquet")
 
 
+def test_a_heading_that_is_no_csv_is_named(folder, look):
+    (folder / "a.csv").write_text("user_id;item_id;event_time" + 40_000 * ";2017-10-31")
+    with pytest.raises(DataError, match=r"a\.csv, .*field larger than field limit"):
+        look()
+
+
 def test_op15_a_missing_day_is_named(tmp_path):
     with pytest.raises(MissingInputError, match="ds=2017-10-31: 2017-10-31 is missing"):
         event_files(tmp_path, DS, EventsSettings())

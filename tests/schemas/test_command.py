@@ -7,10 +7,11 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from schemas.command import Stage, run
+from schemas.command import Stage, _fingerprint, run
 from schemas.contract import Contract, required
 from schemas.errors import DataError, StaleWriterError
 from schemas.partitions import Input, get
+from schemas.settings import Settings
 
 FRUIT = Contract(
     table="fruit",
@@ -100,6 +101,14 @@ def test_op08_a_stage_mends_its_own_damaged_pointer(program, capsys, tmp_path):
 def test_a_root_that_is_a_file_is_a_usage_error(program, capsys, tmp_path):
     assert program("--root", str(program.basket)) == 64
     assert f"found {program.basket}, which is a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("table", "num"), [("events", 2), ("items", 1)])
+def test_names_of_raw_files_count_and_runs_of_tables_do_not(table, num):
+    """The rows of quarantine name the file that they are of."""
+    stage = Stage("schemas.fruit", "Fruit.", (FRUIT,), lambda *_: (), ("items",))
+    inputs = [[Input(table, "2017-10-31", run, "digest")] for run in ("a.csv", "b.csv")]
+    assert len({_fingerprint(stage, Settings(), of) for of in inputs}) == num
 
 
 def test_changed_inputs_are_worked_on(program, capsys):
