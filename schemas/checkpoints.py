@@ -19,7 +19,11 @@ CHECKPOINTS = Contract(
         required("loss", pa.string(), "training objective"),
         required("settings", pa.string(), "JSON of the training section"),
         required("num_items", pa.int32(), "catalogue size without padding", at_least=1),
-        required("trained_until", pa.date32(), "last day whose actions trained the weights"),
+        required(
+            "trained_until",
+            pa.date32(),
+            "last day before the holdout with actions; those of validation move item biases only",
+        ),
         required("best_epoch", pa.int32(), "epoch whose weights these are, from 1", at_least=1),
         required("validation_ndcg_10", pa.float64(), "of these weights; 0 without validation"),
         required("items_digest", pa.string(), "content digest of the items read"),

@@ -29,7 +29,7 @@ class Frozen(BaseModel):
 class EventsSettings(Frozen):
     path: str = "events"
     """Folder of raw events, one `ds=YYYY-MM-DD` each; relative to the root."""
-    history_days: int = Field(56, ge=2)
+    history_days: int = Field(56, ge=2, le=36_500)
     """Days of interactions, ending at the night's date, that a night looks at."""
     max_missing_days: int = Field(0, ge=0)
     """Days inside that window, after its first, that may lack interactions."""
@@ -45,7 +45,7 @@ class EventsSettings(Frozen):
 class HealthSettings(Frozen):
     mode: Literal["enforce", "dry_run"] = "enforce"
     """Stop the night at a number beyond its limit, or only record and print it."""
-    weeks: int = Field(4, ge=1)
+    weeks: int = Field(4, ge=1, le=5_200)
     """Weeks before the night's day that say what is usual."""
     min_days: int = Field(3, ge=2)
     """Comparable days in them below which a number is recorded, not judged."""

@@ -9,7 +9,7 @@ RECOMMENDATIONS = Contract(
     version=1,
     key=("user_id", "rank"),
     stage="trainer.recommendations",
-    about="One ranked item for one user, from the champion and the user's whole history.",
+    about="One ranked item for one user, from the champion and the user's sequence.",
     fields=[
         required("user_id", pa.string(), "raw id, as in events"),
         required("rank", pa.int32(), "1 is best", at_least=1),

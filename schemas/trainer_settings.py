@@ -114,7 +114,7 @@ class TrainingSettings(Frozen):
 
 class EvaluationSettings(Frozen):
     exclude_seen: bool = True
-    """Whether items a user already has may be recommended (false) or not (true: discovery)."""
+    """Whether items in a user's sequence may be recommended (false) or not (true: discovery)."""
     batch_size: int = Field(256, ge=1)
     """Users scored at once, where the catalogue is not too large for that."""
     light_history: int = Field(5, ge=1)

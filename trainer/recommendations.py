@@ -1,4 +1,4 @@
-"""Recommendations: the champion's best items for every user, from the whole history.
+"""Recommendations: the champion's best items for every user with a sequence, all of it.
 
 Items are ranked under the champion's own catalogue, read from the registered artifact; ties
 go to the smaller item index. `evaluation.exclude_seen` decides whether items a user already

@@ -203,7 +203,11 @@ def _parse(arguments: Sequence[str]) -> Options:
     command(_history, "every move of the champion, every hold and release, oldest first")
     explained = command(_explain, "where a version comes from, back to the event files")
     promoted = command(_promote, "make a version champion that the gate has passed", changing)
-    back = command(_rollback, "go back to an earlier champion, and hold", changing)
+    back = command(
+        _rollback,
+        "go back to the champion before, or to a version that the gate has passed, and hold",
+        changing,
+    )
     command(_hold, "let nights promote nothing", changing)
     command(_release, "let nights promote again", changing)
     command(_verify, "whether aliases, versions, artifacts and ledgers agree")
