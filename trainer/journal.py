@@ -65,6 +65,8 @@ class Journal:
     """The journal of one root."""
 
     root: Path
+    finished: Entry | None = None
+    """What whoever holds the lock has finished for a killed process."""
 
     @property
     def path(self) -> Path:

@@ -41,7 +41,7 @@ def exclusive(registry: Registry, *, dry_run: bool = False) -> Iterator[Journal]
     with lock(registry.root):
         journal = Journal(registry.root)
         if not dry_run:
-            recover(registry, journal)
+            journal = Journal(registry.root, recover(registry, journal))
         elif intent := journal.pending():
             raise RegistryError(
                 f"an interrupted {intent.action} of version {intent.version}",
@@ -126,10 +126,14 @@ def rollback(
         RegistryError: Nothing to go back to, or the artifact there is damaged.
     """
     with exclusive(registry, dry_run=dry_run) as journal:
-        champion = registry.champion()
+        champion, finished = registry.champion(), journal.finished
         if champion is None:
             raise RegistryError("no champion", "one to roll back from", "wait for a promotion")
-        number = number or _replaced_by(registry, journal, champion)
+        if number is None and finished and finished.action == "rollback":
+            # Whoever repeats an interrupted rollback means that one, not a further one.
+            return Outcome("rollback that was interrupted; held until released", champion)
+        if number is None:
+            number = _replaced_by(registry, journal, champion)
         if number is None:
             raise RegistryError(
                 f"version {champion.number}, which replaced none",

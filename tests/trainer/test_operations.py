@@ -135,6 +135,19 @@ def test_op05_a_rollback_killed_between_any_two_steps_is_finished(no_pool, regis
     assert step == 4  # intent, previous, champion, done
 
 
+def test_op05_an_interrupted_rollback_that_is_repeated_goes_back_once(
+    no_pool, registry, next_night
+):
+    for _ in range(3):
+        promoted(next_night())
+    for step in range(4):
+        assert is_killed_at(step, lambda: operations.rollback(registry, None, "worse"))
+        operations.rollback(registry, None, "worse")
+        assert served(registry) == (2, 3), step
+        operations.release(registry, "mended")
+        operations.promote(registry, 3, "back again")
+
+
 def interleave(monkeypatch, seed, *runs):
     """Runs all at once, a step at a time, the next one drawn; returns their errors."""
     draw, turns, back = random.Random(seed), {}, threading.Semaphore(0)
