@@ -189,7 +189,7 @@ class RegistrySettings(Frozen):
     """MLflow tracking and registry address; empty is SQLite under the root."""
     experiment: str = Field("penumbra", min_length=1)
     """MLflow experiment of the nights' runs."""
-    model_name: str = Field("penumbra", min_length=1)
+    model_name: str = Field("penumbra", pattern=r"^[^/:']+$")
     """Registered model that carries the aliases."""
 
 

@@ -95,7 +95,8 @@ def target_reach(actions: Actions, target_days: float) -> np.ndarray:
     if target_days == 0 or not len(users):
         return np.minimum(next_position + 1, stops)
     times = actions.times_P - actions.times_P.min()
-    span = int(target_days * MICROSECONDS_PER_DAY) + 1
+    # Nothing is further apart than all of it, whatever the setting.
+    span = min(int(target_days * MICROSECONDS_PER_DAY), int(times.max())) + 1
     by_user = users * (int(times.max()) + span + 1) + times
     reach = np.searchsorted(by_user, by_user + span - 1, side="right")
     following = np.minimum(next_position, len(users) - 1)

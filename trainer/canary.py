@@ -174,8 +174,10 @@ def _answer(folder: Path, rows: list[Row], settings: GateSettings) -> dict[str, 
     )
     if ended.returncode == -signal.SIGALRM:
         raise _failed(f"no answer in {seconds:.0f} s", "one within the limits of [gate]")
+    # No word about the model: as errors of no kind of ours, these are tried again.
+    if ended.returncode == os.EX_TEMPFAIL:
+        raise RuntimeError("the canary's process found too little memory, disk or files")
     if ended.returncode in (-signal.SIGKILL, -signal.SIGTERM):
-        # No word about the model: as an error of no kind of ours, it is tried again.
         raise RuntimeError(f"the canary's process was ended by signal {-ended.returncode}")
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]

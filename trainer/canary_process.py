@@ -5,8 +5,10 @@ its imports are the standard library's, those of the folder of packages that the
 and the model's own code.
 """
 
+import errno
 import gc
 import json
+import os
 import signal
 import sys
 import time
@@ -60,5 +62,12 @@ def _foreign(allowed: list[str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
+    except MemoryError:
+        sys.exit(os.EX_TEMPFAIL)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.EIO):
+            sys.exit(os.EX_TEMPFAIL)
+        raise
     gc.freeze()  # or the collector would go through all that torch consists of once more

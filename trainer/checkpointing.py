@@ -25,6 +25,8 @@ from trainer.ranks import Ranks
 
 Weights = dict[str, Tensor]
 ONE_RANK = Ranks()
+NO_MEMORY = "can't allocate memory"
+"""What torch says where the machine has too little left; on GPUs it has an error of its own."""
 
 
 def load(partition: Partition) -> tuple[Backbone, TrainingSettings]:
@@ -140,13 +142,15 @@ class ResumeState:
             return Progress()
         file = io.BytesIO(self.path.read_bytes())
         try:
-            state: dict[str, Any] = torch.load(file, weights_only=True)
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
             backbone.load_state_dict(state["weights"])
             optimiser.load_state_dict(state["optimiser"])
             if len(state["generators"]) == ranks.size:
                 _generator(backbone).set_state(state["generators"][ranks.rank])
             return Progress(**state["progress"])
         except (UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error):
+                raise
             raise DataError(
                 f"{self.path}, which is not a resume state ({type(error).__name__})",
                 "what an interrupted run of the same inputs, settings and code left there",

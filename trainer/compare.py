@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mlflow.exceptions import MlflowException
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -138,6 +139,9 @@ def main(arguments: Sequence[str]) -> int:
     except PenumbraError as error:
         print(f"trainer.compare: {type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
+    except MlflowException as error:
+        print(f"trainer.compare: MLflow: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -65,14 +65,14 @@ def curves(epochs: Sequence[Mapping[str, float]], subject: str) -> "Figure":
 
     Args:
         epochs: Metrics of every epoch from the first, named as in MLflow. What is 0 throughout,
-            such as a part that the loss does not have, gets no panel.
+            such as a part that the loss does not have, gets no panel, unless all is.
         subject: As `TrackedRun.subject` says it.
     """
     panels = {
         label: lines
         for label, lines in PANELS.items()
         if any(epoch.get(metric) for epoch in epochs for metric in lines.values())
-    }
+    } or dict([*PANELS.items()][:1])
     figure = blank("Training curves", subject, 0.9 + 1.5 * len(panels))
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (label, lines) in zip(rows, panels.items(), strict=True):

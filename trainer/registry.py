@@ -139,6 +139,8 @@ class Registry:
         try:
             folder = self._folder_of(version)
             found = f"weights {file_sha256(folder / WEIGHTS_FILE)}"
+            missing = [name for name in scorer_files.NAMES if not (folder / name).is_file()]
+            found = f"no {missing[0]}" if missing else found
         except (MlflowException, OSError) as error:
             if self._has_weights(address):
                 raise

@@ -89,9 +89,9 @@ class Scorer:
     def recommend(
         self, histories: Histories, k: int, *, exclude_seen: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The best k items of each user, ties to the smaller item index; as `ranking.top_k`."""
+        """The best k items of each user, at most all; as `ranking.top_k`."""
         seen = histories.counts(self.num_items) if exclude_seen else None
-        return top_k(exclude(self.score(histories), seen), k)
+        return top_k(exclude(self.score(histories), seen), min(k, self.num_items))
 
 
 def from_checkpoint(checkpoint: Partition, items: Partition) -> Scorer:

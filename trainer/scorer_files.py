@@ -10,6 +10,7 @@ from schemas.partitions import Partition
 
 ITEMS_FILE = "items.parquet"
 SETTINGS_FILE = "settings.json"
+NAMES = (WEIGHTS_FILE, ITEMS_FILE, SETTINGS_FILE)
 ITEM_COLUMNS = ("item_index", "item_id", "support")
 
 
@@ -19,4 +20,4 @@ def write(folder: Path, checkpoint: Partition, items: Partition) -> list[Path]:
     shutil.copyfile(checkpoint.attachment(WEIGHTS_FILE), folder / WEIGHTS_FILE)
     pq.write_table(items.read(ITEM_COLUMNS), folder / ITEMS_FILE, compression="zstd")
     (folder / SETTINGS_FILE).write_text(row["settings"])
-    return [folder / WEIGHTS_FILE, folder / ITEMS_FILE, folder / SETTINGS_FILE]
+    return [folder / name for name in NAMES]

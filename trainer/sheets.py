@@ -21,7 +21,7 @@ from schemas.command import parse_date
 from schemas.errors import DataError, MissingInputError, UsageError
 from schemas.partitions import Partition, find, get, published_dates, replaced
 from schemas.scorecards import SCORECARDS
-from trainer.registry import Registry
+from trainer.registry import ABSENT, Registry
 
 NAMES = "2017-10-31:candidate, version:3 or an MLflow run id"
 
@@ -115,6 +115,8 @@ def _weights(name: str, registry: Registry) -> str:
     try:
         ds = registry.client.get_run(name).data.tags["penumbra.ds"]
     except (MlflowException, KeyError) as error:
+        if isinstance(error, MlflowException) and error.error_code not in ABSENT:
+            raise
         raise UsageError(f"{name}, not a training run in MLflow", NAMES, "the name") from error
     night = parse_date("the night", ds)
     current = find(registry.root, CHECKPOINTS, night)

@@ -204,7 +204,8 @@ def track(
     all_tags = {FINGERPRINT_TAG: fingerprint, **tags}
     run = found[0] if found else client.create_run(experiment, tags=all_tags, run_name=name)
     values = settings.training.model_dump() | settings.dotted("evaluation")
-    if not found:  # a fingerprint names its tables, which others' settings may have made
+    # A fingerprint names its tables, which others' settings may have made: the first to log counts.
+    if not run.data.params:
         values |= settings.dotted(*MADE_WITH)
     client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in values.items()])
     return TrackedRun(client, run.info.run_id)

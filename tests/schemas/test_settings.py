@@ -67,6 +67,7 @@ def test_a_bad_setting_names_its_key_and_what_is_allowed(tmp_path, line, message
         ("[schedule]\nfreshness_cron = '@nightly'", r"freshness_cron = '@nightly'; expected min"),
         ("[events]\nhistory_days = 14", r"history_days = 14, all of it .*; expected more .* = 14"),
         ("[schedule]\nstart_date = '2017-99-01'", r"schedule\.start_date = '2017-99-01'; expec"),
+        ("[registry]\nmodel_name = 'team/a'", r"registry\.model_name = 'team/a'; expected string"),
         ("[alerts]\nchannel = 'smtp'", r"alerts\.to = ''; expected an address for alerts\.chan"),
         ("[evaluation]\nlight_history = 60", r"evaluation\.heavy_history = 50; expected at leas"),
     ],

@@ -221,6 +221,12 @@ def test_targets_are_drawn_from_the_following_days():
     }
 
 
+def test_days_without_end_reach_to_the_end_of_the_users_own_history():
+    histories, days = [[1, 2, 3], [4, 5]], [[0, 1, 40_000], [7, 8]]
+    windows = windows_of_days(histories, days, target_days=1e9)
+    assert targets_by_inputs(windows) == {(1,): {2, 3}, (1, 2): {3}, (4,): {5}}
+
+
 def test_only_the_last_position_of_a_timestamp_has_a_target():
     windows = windows_of_days([[1, 2, 3, 4]], [[0, 0, 1, 1]])
     assert targets_by_inputs(windows) == {(1, 2): {3, 4}}

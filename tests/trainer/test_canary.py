@@ -154,6 +154,21 @@ def test_op17_a_process_that_the_host_kills_says_nothing_about_the_model(
         canary.check(registry, version, rows, ITEM_IDS, GATE)
 
 
+@pytest.mark.parametrize(
+    "fails", ["raise MemoryError", "import errno; raise OSError(errno.ENOSPC, 'No space left')"]
+)
+def test_op17_a_canary_that_finds_too_little_of_the_machine_is_tried_again(
+    registry, version, rows, monkeypatch, tmp_path, fails
+):
+    program = tmp_path / "canary.py"
+    code = canary.PROGRAM.read_text()
+    program.write_text(code.replace("    import mlflow\n", f"    {fails}\n"))
+    assert program.read_text() != code
+    monkeypatch.setattr(canary, "PROGRAM", program)
+    with pytest.raises(RuntimeError, match="too little memory, disk or files"):
+        canary.check(registry, version, rows, ITEM_IDS, GATE)
+
+
 def gated(night, **changed):
     """The night with a canary and other gate settings."""
     gate = night.settings.gate.model_copy(update={"canary_users": 2} | changed)

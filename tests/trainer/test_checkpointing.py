@@ -119,6 +119,20 @@ def test_a_damaged_state_says_what_to_do(resume):
         resume.restore(*trained_a_step(seed=1))
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("can't allocate memory: you tried")]
+)
+def test_op17_a_state_for_which_there_is_no_memory_is_not_blamed(resume, monkeypatch, error):
+    resume.save(Progress(), *trained_a_step(seed=1))
+
+    def load(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(type(error), match=str(error)):
+        resume.restore(*trained_a_step(seed=1))
+
+
 def test_a_removed_state_leaves_no_file(resume, tmp_path):
     resume.save(Progress(), *trained_a_step(seed=1))
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["state.pt"]

@@ -80,6 +80,11 @@ def test_curves_leave_out_what_a_run_does_not_have():
     assert [texts(axes) for axes in panels] == [["training"], ["training"]]
 
 
+def test_a_loss_of_0_throughout_is_a_curve_nevertheless():
+    figure = figures.curves([{"train_loss": 0.0}] * 2, SUBJECT)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss, nats"]
+
+
 def test_bars_by_slice_are_those_of_one_holdout_side_by_side():
     (axes,) = figures.ndcg_by_slice(ROWS, SUBJECT, exclude_seen=True).axes
     assert texts(axes) == ["0.2500 candidate", "0.0625 champion", "0.1250 candidate"]

@@ -103,6 +103,14 @@ def test_a_changed_artifact_is_named(registry, checkpoint, items):
         registry.download(version)
 
 
+@pytest.mark.parametrize("name", ["items.parquet", "settings.json"])
+def test_an_artifact_without_what_its_weights_need_is_named(registry, checkpoint, items, name):
+    version = registry.register(checkpoint, items)
+    (registry.download(version) / name).unlink()
+    with pytest.raises(RegistryError, match=f"version 1 of penumbra with no {name}"):
+        registry.download(version)
+
+
 def test_a_missing_artifact_is_named(registry, checkpoint, items):
     version = registry.register(checkpoint, items)
     (registry.download(version) / "weights.safetensors").unlink()

@@ -61,6 +61,11 @@ def test_recommendations_leave_out_what_was_seen(model):
     assert sorted(items[1].tolist()) == [0, 1, 2, 3, *range(5, 13)]
 
 
+def test_more_recommendations_than_there_are_items_cost_nothing(model):
+    items, _ = model.recommend(HISTORIES, 10**9, exclude_seen=False)
+    assert items.shape == (len(HISTORIES), model.num_items)
+
+
 def test_items_of_another_catalogue_are_renumbered(model):
     assert model.renumbering(["item-5", "new", "item-0"]).tolist() == [0, 6, 0, 1]
 

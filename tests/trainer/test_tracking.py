@@ -1,11 +1,13 @@
 import json
 import os
+import sys
 import threading
 import time
 from datetime import UTC, datetime
 
 import pytest
 from matplotlib.figure import Figure
+from mlflow.tracking import MlflowClient
 
 from schemas.items import ITEMS
 from schemas.settings import RegistrySettings, Settings, TrainingSettings
@@ -62,6 +64,15 @@ def test_a_run_holds_settings_tags_and_a_curve_per_metric(root):
 def test_the_same_fingerprint_continues_the_same_run(root):
     first, again, other = start(root, "same"), start(root, "same"), start(root, "different")
     assert first.id == again.id != other.id
+
+
+def test_a_run_that_was_killed_before_its_settings_were_logged_gets_them_all(root, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(MlflowClient, "log_batch", lambda *_, **__: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            start(root, "unlucky")
+    run = start(root, "unlucky")
+    assert run.client.get_run(run.id).data.params["item_graph.normaliser"] == "cosine"
 
 
 def test_an_epoch_that_is_logged_already_is_not_logged_again(root):
