@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from schemas.audit import is_the_systems
 from schemas.errors import DataError
 
 FORMATS = {
@@ -51,9 +52,7 @@ def decoding(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        # Arrow raises OSError for bad bytes, too, but only the system's errors have a number.
-        is_the_systems = isinstance(error, OSError) and error.errno is not None
-        if is_the_systems or isinstance(error, MemoryError):
+        if is_the_systems(error):
             raise
         raise unreadable(path, error) from error
 

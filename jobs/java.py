@@ -4,7 +4,6 @@
 as root, else as a download into the user's cache through the package `cjdk`.
 """
 
-import errno
 import os
 import re
 import shlex
@@ -68,7 +67,7 @@ def _problem(home: Path) -> str | None:
         return f"cannot be run: {error.strerror}"
     modules = done.stdout
     if NO_MEMORY in modules + done.stderr:  # which may pass
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(java))
+        raise OSError(f"{java} does not start: {' '.join((modules + done.stderr).split())}")
     match = re.search(r"^java\.base@(\d+)", modules, re.MULTILINE)
     if match is None:
         return "no list of modules, as before Java 9"

@@ -77,14 +77,22 @@ class _HashSink:
     def close(self) -> None: ...
 
 
+def is_the_systems(error: Exception) -> bool:
+    """Whether what reading a file raised is no word about its bytes, and may pass.
+
+    Arrow raises OSError for bad bytes, too, but only the system's errors have a number.
+    """
+    numbered = isinstance(error, OSError) and error.errno is not None
+    return numbered or isinstance(error, MemoryError)
+
+
 def _read(contract: Contract, files: Iterable[Path]) -> Iterator[pa.RecordBatch]:
     expected = contract.schema
     for path in files:
         try:
             file = pq.ParquetFile(path)
         except (pa.ArrowInvalid, OSError) as error:
-            # Arrow raises OSError for bad bytes, too, but only the system's errors have a number.
-            if isinstance(error, OSError) and error.errno is not None:
+            if is_the_systems(error):
                 raise
             raise CorruptPartitionError(
                 f"{path} is not readable as Parquet ({error})",

@@ -199,7 +199,7 @@ def _fingerprint(stage: Stage, settings: Settings, inputs: Sequence[Input]) -> s
     """Digest of everything that decides the output: inputs, settings, contracts, code."""
     digest = hashlib.sha256(settings.digest(stage.settings).encode())
     # The name of a raw file is in the rows of quarantine.
-    named = [(i.table, i.ds, i.digest, i.run * (i.table == EVENTS.table)) for i in inputs]
+    named = [(i.table, i.ds, i.digest, i.run if i.table == EVENTS.table else "") for i in inputs]
     for item in sorted(named):
         digest.update(repr(item).encode())
     for contract in stage.writes:

@@ -174,13 +174,13 @@ def _answer(folder: Path, rows: list[Row], settings: GateSettings) -> dict[str, 
     )
     if ended.returncode == -signal.SIGALRM:
         raise _failed(f"no answer in {seconds:.0f} s", "one within the limits of [gate]")
+    last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
     # No word about the model: as errors of no kind of ours, these are tried again.
     if ended.returncode == os.EX_TEMPFAIL:
-        raise RuntimeError("the canary's process found too little memory, disk or files")
+        raise RuntimeError(f"the canary's process lacked memory, disk or files: {last}")
     if ended.returncode in (-signal.SIGKILL, -signal.SIGTERM):
         raise RuntimeError(f"the canary's process was ended by signal {-ended.returncode}")
     if ended.returncode:
-        last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
         raise _failed(f"a clean process that ends with {last}", "a model that loads and predicts")
     return dict(json.loads((folder / "answer.json").read_text()))
 

@@ -64,10 +64,10 @@ def _foreign(allowed: list[str]) -> dict[str, str]:
 if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]))
-    except MemoryError:
+    except (MemoryError, OSError) as error:
+        lacking = (errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.EIO)
+        if isinstance(error, OSError) and error.errno not in lacking:
+            raise
+        print(repr(error), file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.EIO):
-            sys.exit(os.EX_TEMPFAIL)
-        raise
     gc.freeze()  # or the collector would go through all that torch consists of once more

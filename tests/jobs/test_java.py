@@ -53,7 +53,7 @@ def test_an_unusable_java_is_named_with_what_to_install(only_java, modules, prob
 
 def test_a_java_that_finds_no_memory_may_find_it_later(only_java):
     only_java(r"Error occurred during initialization of VM\nCould not reserve enough space\n")
-    with pytest.raises(OSError, match="Cannot allocate memory"):
+    with pytest.raises(OSError, match="Could not reserve enough space"):
         find_java_home()
 
 
