@@ -31,10 +31,9 @@ import pyarrow.parquet as pq
 from pyarrow import dataset
 
 from benchmarks.movielens import fetch
-from benchmarks.quality_space import EPOCHS, LOSSES, OWN, SHARED, Changes, Choices
+from benchmarks.quality_space import EPOCHS, LOSSES, METHOD, OWN, SHARED, Changes, Choices
 from schemas.errors import DataError, MissingInputError
 from schemas.settings import Settings, load
-from trainer.backbones import BACKBONES
 
 DAY = date(2024, 1, 1)
 """Of all actions whose times are made up."""
@@ -66,7 +65,8 @@ class DataSet:
 
     `settings` differ from `pipeline.toml`'s defaults, section by section. What a search draws
     (`benchmarks/quality_space.py`) comes on top: `choices` are this data set's own by backbone, the
-    same for all losses, and `start` is where a loss begins: its best of earlier trainings.
+    same for all losses, `of_loss` those by loss, and `start` is where a loss begins: its best of
+    earlier trainings.
     """
 
     name: str
@@ -74,6 +74,7 @@ class DataSet:
     read: Read
     settings: Mapping[str, Mapping[str, Any]]
     choices: Mapping[str, Choices] = field(default_factory=dict)
+    of_loss: Mapping[str, Choices] = field(default_factory=dict)
     start: Mapping[str, Mapping[str, Changes]] = field(default_factory=dict)
 
     def home(self, root: Path) -> Path:
@@ -83,7 +84,11 @@ class DataSet:
     def space(self, backbone: str, loss: str) -> tuple[Choices, Changes]:
         """What a search may choose from for a loss, and where it begins with a backbone."""
         own, start = self.choices.get(backbone, {}), self.start.get(backbone, {})
-        return {**SHARED, **own, **OWN[loss]}, start.get(loss, {})
+        return {**SHARED, **own, **self.loss_choices(loss)}, start.get(loss, {})
+
+    def loss_choices(self, loss: str) -> Choices:
+        """What only one loss looks at."""
+        return {**OWN[loss], **self.of_loss.get(loss, {})}
 
     def load_settings(self, root: Path) -> Settings:
         """The settings that `write_settings` wrote, under environment variables as everywhere."""
@@ -221,11 +226,10 @@ _MUSIC30: dict[str, dict[str, Any]] = {
     "training": EVERYONE | {"max_length": 100, "batch_size": 64, "epochs": 16, "patience": 5},
     "evaluation": {"exclude_seen": False},
 }
-_MUSIC30_START: dict[str, dict[str, Changes]] = {
+_MUSIC30_OF_LOSS: dict[str, Choices] = {
     # `targets` ranks best with a graph of both directions here, and finds twice as much in the rows
     # of users.
-    backbone: {"decoupled": {"item_graph.direction": "symmetric", "training.beta": 0.5}}
-    for backbone in BACKBONES
+    METHOD: {"item_graph.direction": ("symmetric",), "training.beta": (0.5,)}
 }
 _BEAUTY = _leave_one_out(
     exclude_seen=False, max_length=50, num_blocks=1, batch_size=64, epochs=16, patience=5
@@ -258,9 +262,9 @@ _ML1M = _leave_one_out(exclude_seen=True, max_length=200, batch_size=32, epochs=
 DATA_SETS = {
     data.name: data
     for data in (
-        DataSet("beauty", DAY, read_beauty, _BEAUTY, _BEAUTY_CHOICES, _BEAUTY_START),
+        DataSet("beauty", DAY, read_beauty, _BEAUTY, _BEAUTY_CHOICES, start=_BEAUTY_START),
         DataSet("diginetica", DAY, read_diginetica, _DIGINETICA),
         DataSet("ml1m", DAY, read_ml1m, _ML1M),
-        DataSet("music30", date(2015, 1, 20), read_music30, _MUSIC30, start=_MUSIC30_START),
+        DataSet("music30", date(2015, 1, 20), read_music30, _MUSIC30, of_loss=_MUSIC30_OF_LOSS),
     )
 }

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from benchmarks.discovery import run_stage
 from benchmarks.quality_data import DataSet, write_events, write_settings
-from benchmarks.quality_space import METHOD, OWN, changed, first_choices
+from benchmarks.quality_space import METHOD, changed, first_choices
 from schemas.contract import Contract
 from schemas.item_graph import ITEM_GRAPH
 from schemas.items import ITEMS
@@ -58,7 +58,9 @@ def prepare(data: DataSet, root: Path, source: Path, run: RunStage = run_stage) 
     for module in NIGHT_STAGES:
         run(module, data.ds, night, {}, settings_file)
     seal(data, root)
-    soft_root(data, root, changed(data.load_settings(root), first_choices(OWN[METHOD])), run)
+    soft_root(
+        data, root, changed(data.load_settings(root), first_choices(data.loss_choices(METHOD))), run
+    )
     items, sequences = (get(night, contract, data.ds).manifest for contract in (ITEMS, SEQUENCES))
     print(
         f"{data.name}: {num_events:,} events, {items.rows:,} items, {sequences.rows:,} users",
