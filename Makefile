@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo night ui test test-scheduler check browser secrets up smoke down \
+.PHONY: help install demo night ui test all-tests test-scheduler check browser secrets up smoke down \
   bench-discovery bench-graph bench-train bench-quality clean
 
 help: ## list the targets
@@ -42,8 +42,11 @@ smoke: ## two nights in containers of their own, one with crashes, beside the sa
 down: ## remove the containers of `make up`, their network and volumes: tables and models too
 	@$(PYTHON) docker/stack.py down
 
-test: check browser ## everything: check, then all tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: $(INSTALLED) browser ## everything: check, and all tests
+	@$(MAKE) --no-print-directory --jobs=2 check all-tests
+
+all-tests: $(INSTALLED)
+	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 test-scheduler: $(INSTALLED) ## real nights under a real scheduler: faults, kills, a backfill (minutes)
 	$(BIN)/python -m pytest -m scheduler tests/scheduler

@@ -34,23 +34,35 @@ PublishRows = Callable[..., Partition]
 MakeNight = Callable[..., Night]
 
 
-LONGEST = (
+FIRST = (
     "tests/scheduler/test_real_scheduler.py",
     "tests/test_pipeline.py",
-    "tests/trainer/test_training.py",
     "tests/jobs/test_interactions.py",
-    "tests/trainer/test_operations.py",
-    "tests/jobs/test_cluster.py",
+    "tests/trainer/test_training.py",
     "tests/dags/test_stage_operator.py",
+    "tests/jobs/test_cluster.py",
+    "tests/trainer/test_operations.py",
     "tests/trainer/test_promotion.py",
     "tests/test_docs.py",
 )
 """Files that several processes of pytest begin with, so that none is alone with one at the end."""
+DEAR = ("spark", "session_worker")
+"""Fixtures that take long to make: all files that use one are run by the same process."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest files first; the rest stays in order."""
-    places = {file: place for place, file in enumerate(LONGEST)}
+    """Keeps a file together, and files that share what is dear; puts what takes longest first."""
+    files = [item.nodeid.split("::")[0] for item in items]
+    groups = {
+        file: name
+        for item, file in zip(items, files, strict=True)
+        for name in DEAR
+        if name in getattr(item, "fixturenames", ())
+    }
+    for item, file in zip(items, files, strict=True):
+        item.add_marker(pytest.mark.xdist_group(groups.get(file, file)))
+    places = {file: place for place, file in enumerate(FIRST)}
     items.sort(key=lambda item: places.get(item.nodeid.split("::")[0], len(places)))
 
 
