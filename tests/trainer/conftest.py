@@ -1,8 +1,11 @@
 """Fixtures of the trainer's tests: tiny models as published nights, and an empty registry."""
 
+import itertools
 import shutil
-from collections.abc import Callable
-from datetime import UTC, date, datetime
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -198,3 +201,77 @@ def night_of(
         )
 
     return night_of
+
+
+@pytest.fixture
+def days() -> Iterator[int]:
+    """How many nights `next_night` and `decided` have published."""
+    return itertools.count()
+
+
+@pytest.fixture
+def next_night(night_of: Callable[..., Night], days: Iterator[int]) -> Callable[[], Night]:
+    """Publishes one more night whose candidate beats every champion before it."""
+
+    def next_night() -> Night:
+        n = next(days)
+        values, before = [0.5 + n / 100] * 4, [0.4 + n / 100] * 4
+        return night_of(values, DS + timedelta(days=n), champion=before)
+
+    return next_night
+
+
+@pytest.fixture(scope="session")
+def decided_roots(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, Path]]:
+    """By number of nights: a root after that many, and where it was made."""
+    return {}
+
+
+@pytest.fixture
+def decided(
+    registry: Any,
+    next_night: Callable[[], Night],
+    days: Iterator[int],
+    decided_roots: dict[int, tuple[Path, Path]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[int], Any]:
+    """Promotes one after the other of so many first nights; returns the registry.
+
+    MLflow takes half a second for each, so later tests get a copy of what the first has made.
+    """
+    from trainer import promotion
+
+    def decided(num_nights: int) -> Any:
+        if num_nights not in decided_roots:
+            for _ in range(num_nights):
+                promotion.main(next_night())
+            kept = tmp_path_factory.mktemp("decided") / "root"
+            decided_roots[num_nights] = shutil.copytree(registry.root, kept), registry.root
+            return registry
+        kept, made_at = decided_roots[num_nights]
+        shutil.copytree(kept, registry.root, dirs_exist_ok=True)
+        move_store(registry.root / "mlflow" / "mlflow.db", made_at, registry.root)
+        for _ in range(num_nights):
+            next(days)
+        return registry
+
+    return decided
+
+
+def move_store(database: Path, before: Path, after: Path) -> None:
+    """Says in every text of an MLflow database that artifacts are below another folder."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        tables = connection.execute("select name from sqlite_master where type = 'table'")
+        for (table,) in tables.fetchall():
+            for _, column, kind, *_ in connection.execute(f"pragma table_info({table})").fetchall():
+                if kind.startswith(("VARCHAR", "TEXT")):
+                    replaced = f'update {table} set "{column}" = replace("{column}", ?, ?)'
+                    where = f'where instr("{column}", ?)'
+                    known = str(before), str(after), str(before)
+                    connection.execute(f"{replaced} {where}", known)
+
+
+@pytest.fixture
+def two_champions(decided: Callable[[int], Any]) -> Any:
+    """Version 2 serves, version 1 did before it."""
+    return decided(2)

@@ -22,11 +22,9 @@ WEEK = timedelta(days=7)
 
 
 @pytest.fixture
-def three_nights(registry, night_of):
+def three_nights(decided):
     """Version 3 serves, 2 did before it, 1 has no alias."""
-    for n in range(3):
-        promotion.main(night_of([0.5 + n / 10] * 4, DS + timedelta(days=n), champion=[0.5] * 4))
-    return registry
+    return decided(3)
 
 
 @pytest.fixture

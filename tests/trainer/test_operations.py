@@ -37,19 +37,6 @@ def no_pool(monkeypatch):
     monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
 
 
-@pytest.fixture
-def next_night(registry, night_of):
-    """Publishes one more night whose candidate beats every champion before it."""
-    days = itertools.count()
-
-    def next_night():
-        n = next(days)
-        values, before = [0.5 + n / 100] * 4, [0.4 + n / 100] * 4
-        return night_of(values, DS + timedelta(days=n), champion=before)
-
-    return next_night
-
-
 def promoted(night):
     promotion.main(night)
     return night
@@ -102,8 +89,10 @@ def is_killed_at(fatal, run):
     return os.WIFSIGNALED(status)
 
 
-def test_op07_a_promotion_killed_between_any_two_steps_is_finished(no_pool, registry, next_night):
-    promoted(next_night())
+def test_op07_a_promotion_killed_between_any_two_steps_is_finished(
+    no_pool, registry, decided, next_night
+):
+    decided(1)
     for step in itertools.count():
         night, before = next_night(), registry.champion().number
         was_killed = is_killed_at(step, lambda night=night: promotion.main(night))
@@ -119,9 +108,8 @@ def test_op07_a_promotion_killed_between_any_two_steps_is_finished(no_pool, regi
     assert len(registry.client.search_model_versions("name = 'penumbra'")) == step + 2
 
 
-def test_op05_a_rollback_killed_between_any_two_steps_is_finished(no_pool, registry, next_night):
-    promoted(next_night())
-    promoted(next_night())
+def test_op05_a_rollback_killed_between_any_two_steps_is_finished(no_pool, registry, decided):
+    decided(2)
     for step in itertools.count():
         assert registry.champion().number == 2
         was_killed = is_killed_at(step, lambda: operations.rollback(registry, None, "worse"))
@@ -135,11 +123,8 @@ def test_op05_a_rollback_killed_between_any_two_steps_is_finished(no_pool, regis
     assert step == 4  # intent, previous, champion, done
 
 
-def test_op05_an_interrupted_rollback_that_is_repeated_goes_back_once(
-    no_pool, registry, next_night
-):
-    for _ in range(3):
-        promoted(next_night())
+def test_op05_an_interrupted_rollback_that_is_repeated_goes_back_once(no_pool, registry, decided):
+    decided(3)
     for step in range(4):
         assert is_killed_at(step, lambda: operations.rollback(registry, None, "worse"))
         operations.rollback(registry, None, "worse")
@@ -199,10 +184,9 @@ def interleave(monkeypatch, seed, *runs):
 
 
 def test_op04_promoters_and_a_rollback_in_any_order_leave_one_champion(
-    registry, next_night, monkeypatch
+    registry, decided, next_night, monkeypatch
 ):
-    promoted(next_night())
-    promoted(next_night())
+    decided(2)
     operations.hold(registry, "until both are decided")
     promoted(next_night())
     promoted(next_night())
@@ -228,9 +212,8 @@ def test_op04_promoters_and_a_rollback_in_any_order_leave_one_champion(
     assert endings == {(1,), (3, 2), (4, 2), (3, 2, 4), (4, 2, 3)}
 
 
-def test_op05_a_rollback_goes_back_to_what_the_champion_replaced(registry, next_night):
-    for _ in range(3):
-        promoted(next_night())
+def test_op05_a_rollback_goes_back_to_what_the_champion_replaced(registry, decided):
+    decided(3)
     operations.rollback(registry, None, "worse")
     assert served(registry) == (2, 3)
     operations.rollback(registry, None, "worse still")
@@ -239,25 +222,23 @@ def test_op05_a_rollback_goes_back_to_what_the_champion_replaced(registry, next_
         operations.rollback(registry, None, "even worse")
 
 
-def test_op05_a_rollback_to_an_earlier_champion_is_one_step(registry, next_night):
-    for _ in range(3):
-        promoted(next_night())
+def test_op05_a_rollback_to_an_earlier_champion_is_one_step(registry, decided):
+    decided(3)
     operations.rollback(registry, 1, "worse")
     assert served(registry) == (1, 3)
     assert Journal(registry.root).entries()[-1].reason == "worse"
 
 
-def test_op05_a_rollback_goes_back_past_champions_from_before_the_journal(registry, next_night):
-    promoted(next_night())
-    promoted(next_night())
+def test_op05_a_rollback_goes_back_past_champions_from_before_the_journal(registry, decided):
+    decided(2)
     (registry.root / JOURNAL_FILE).unlink()
     assert operations.rollback(registry, None, "worse").serves.number == 1
 
 
 def test_op03_a_version_without_a_passing_record_is_neither_promoted_nor_gone_back_to(
-    registry, next_night, night_of
+    registry, decided, night_of
 ):
-    promoted(next_night())
+    decided(1)
     promoted(night_of([0.1] * 4, DS + timedelta(days=20)))
     for move in (operations.promote, operations.rollback):
         with pytest.raises(RegistryError, match=r"hold: .* on version 2 .* a gate record that"):
@@ -265,8 +246,8 @@ def test_op03_a_version_without_a_passing_record_is_neither_promoted_nor_gone_ba
     assert served(registry) == (1, None)
 
 
-def test_op03_a_record_against_another_champion_does_not_promote(registry, next_night):
-    promoted(next_night())
+def test_op03_a_record_against_another_champion_does_not_promote(registry, decided, next_night):
+    decided(1)
     operations.hold(registry, "wait")
     for _ in range(2):
         promoted(next_night())
@@ -275,16 +256,14 @@ def test_op03_a_record_against_another_champion_does_not_promote(registry, next_
         operations.promote(registry, 3, "second")
 
 
-def test_op06_an_older_version_is_promoted_by_a_rollback_only(registry, next_night):
-    promoted(next_night())
-    promoted(next_night())
+def test_op06_an_older_version_is_promoted_by_a_rollback_only(registry, decided):
+    decided(2)
     with pytest.raises(UsageError, match="rollback --to 1"):
         operations.promote(registry, 1, "it was good")
 
 
-def test_a_dry_run_changes_nothing(registry, next_night):
-    promoted(next_night())
-    promoted(next_night())
+def test_a_dry_run_changes_nothing(registry, decided):
+    decided(2)
     before = (registry.root / JOURNAL_FILE).read_bytes()
     assert operations.rollback(registry, None, "worse", dry_run=True).serves.number == 1
     operations.hold(registry, "wait", dry_run=True)
@@ -292,9 +271,8 @@ def test_a_dry_run_changes_nothing(registry, next_night):
     assert served(registry) == (2, 1)
 
 
-def test_a_rollback_to_a_damaged_artifact_leaves_the_champion(registry, next_night):
-    promoted(next_night())
-    promoted(next_night())
+def test_a_rollback_to_a_damaged_artifact_leaves_the_champion(registry, decided):
+    decided(2)
     (registry.download(registry.get(1)) / "weights.safetensors").write_bytes(b"")
     with pytest.raises(RegistryError, match="version 1 of penumbra with weights"):
         operations.rollback(registry, None, "worse")
@@ -302,17 +280,16 @@ def test_a_rollback_to_a_damaged_artifact_leaves_the_champion(registry, next_nig
     assert Journal(registry.root).pending() is None
 
 
-def test_a_release_of_what_is_not_held_is_no_entry(registry, next_night):
-    promoted(next_night())
+def test_a_release_of_what_is_not_held_is_no_entry(registry, decided):
+    decided(1)
     assert operations.release(registry, "why not").words.startswith("unchanged")
     assert Journal(registry.root).entries()[-1].action == "promote"
 
 
 def test_op05_a_version_that_once_passed_is_gone_back_to_whatever_was_decided_later(
-    registry, next_night, night_of
+    registry, decided, night_of
 ):
-    promoted(next_night())
-    promoted(next_night())
+    decided(2)
     promoted(night_of([0.1] * 4, DS, champion=[0.9] * 4))  # the first night again, and held
     first, repeated = decisions(registry.root, DS)
     assert first["candidate_digest"] == repeated["candidate_digest"]
@@ -322,8 +299,10 @@ def test_op05_a_version_that_once_passed_is_gone_back_to_whatever_was_decided_la
     assert not findings
 
 
-def test_a_dry_run_leaves_what_was_interrupted_to_others(registry, next_night, monkeypatch):
-    promoted(next_night())
+def test_a_dry_run_leaves_what_was_interrupted_to_others(
+    registry, decided, next_night, monkeypatch
+):
+    decided(1)
     night = next_night()
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
         broken.setattr(Registry, "point", interrupted_at(CHAMPION, Registry.point))

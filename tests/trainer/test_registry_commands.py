@@ -1,22 +1,13 @@
 import json
 import subprocess
 import sys
-from datetime import date, timedelta
+from datetime import date
 
 import pytest
 
-from trainer import promotion
 from trainer.registry_commands import main
 
 DS = date(2017, 10, 31)
-
-
-@pytest.fixture
-def two_champions(registry, night_of):
-    """Version 2 serves, version 1 did before it."""
-    for n in range(2):
-        promotion.main(night_of([0.5 + n / 10] * 4, DS + timedelta(days=n)))
-    return registry
 
 
 @pytest.fixture
