@@ -163,7 +163,9 @@ def refuse_other_settings(data: DataSet, root: Path) -> None:
     file, now = data.home(root) / SEARCHED_WITH, load(data.settings_file(root), {})
     used = {n: v for n, v in now.dotted(*DECIDING).items() if n not in INDIFFERENT}
     if not file.exists():
-        file.write_text(json.dumps(used, indent=1))
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(used, indent=1))
+        unfinished.replace(file)
     then = json.loads(file.read_text())
     if names := sorted(n for n in then.keys() & used.keys() if then[n] != used[n]):
         found = ", ".join(f"{name} = {used[name]!r} instead of {then[name]!r}" for name in names)

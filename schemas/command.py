@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
@@ -160,8 +160,7 @@ def _run(stage: Stage, main: Callable[[Night], Any], arguments: argparse.Namespa
     started, root, ds = time.monotonic(), arguments.root.resolve(), arguments.ds
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root}, which is a file", "a folder, or nothing yet", "--root")
-    current = [_current_run(partition_path(root, contract, ds)) for contract in stage.writes]
-    token = new_token(max(current, default=""))
+    token = new_token(max(_current_runs(root, stage.writes), default=""))
     settings = load(arguments.settings)
     inputs = list(stage.inputs(root, ds, settings))
     fingerprint = _fingerprint(stage, settings, inputs)
@@ -176,6 +175,13 @@ def _run(stage: Stage, main: Callable[[Night], Any], arguments: argparse.Namespa
         main(night)
     finally:
         night.discard_drafts()
+
+
+def _current_runs(root: Path, contracts: Sequence[Contract]) -> Iterator[str]:
+    """The tokens of all nights of some tables: a stage may publish earlier ones beside its own."""
+    for contract in contracts:
+        for folder in partition_path(root, contract, date.min).parent.glob("ds=*"):
+            yield _current_run(folder)
 
 
 def _current_run(folder: Path) -> str:

@@ -190,6 +190,17 @@ def test_work_can_be_repeated_after_the_clock_was_set_back(program, monkeypatch,
     assert get(tmp_path, FRUIT, date(2017, 10, 31)).read()["name"].to_pylist() == ["pear"]
 
 
+def test_a_stage_is_newer_than_every_night_of_its_table_whatever_the_clock_says(
+    program, monkeypatch, tmp_path
+):
+    program(ds="2017-11-01")
+    an_hour_ago = time.time_ns() - 3_600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: an_hour_ago)
+    program(ds="2017-10-31")
+    before, after = (get(tmp_path, FRUIT, date(2017, *day)) for day in ((11, 1), (10, 31)))
+    assert after.manifest.run > before.manifest.run
+
+
 def test_a_try_that_fails_leaves_no_run_behind(program, tmp_path):
     program()
     program.basket.write_text("worm")
