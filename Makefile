@@ -46,7 +46,7 @@ test: $(INSTALLED) browser ## everything: check, and all tests
 	@$(MAKE) --no-print-directory --jobs=2 check all-tests
 
 all-tests: $(INSTALLED)
-	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-scheduler: $(INSTALLED) ## real nights under a real scheduler: faults, kills, a backfill (minutes)
 	$(BIN)/python -m pytest -m scheduler tests/scheduler

@@ -46,22 +46,46 @@ FIRST = (
     "tests/test_docs.py",
 )
 """Files that several processes of pytest begin with, so that none is alone with one at the end."""
-DEAR = ("spark", "session_worker")
-"""Fixtures that take long to make: all files that use one are run by the same process."""
+WITH_SPARK = (
+    "tests/benchmarks/test_graph.py",
+    "tests/benchmarks/test_quality.py",
+    "tests/demo/test_load_events.py",
+    "tests/jobs/test_class_archive.py",
+    "tests/jobs/test_interactions.py",
+    "tests/jobs/test_item_graph.py",
+    "tests/jobs/test_items.py",
+    "tests/jobs/test_raw_rows.py",
+    "tests/jobs/test_read_errors.py",
+    "tests/jobs/test_sequences.py",
+    "tests/jobs/test_skew.py",
+    "tests/jobs/test_soft_targets.py",
+    "tests/jobs/test_spark.py",
+    "tests/jobs/test_splitting.py",
+    "tests/test_leaks.py",
+    "tests/trainer/servers/test_served_model.py",
+)
+"""Files whose tests share the fixture `spark`: one process of pytest starts it for all of them."""
+WITH_AIRFLOW = "tests/dags/"
+"""Likewise, whose tests share `session_worker`."""
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hands whole files to processes, and those that share what is dear to the same one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            if file in WITH_SPARK:
+                return "spark"
+            return WITH_AIRFLOW if file.startswith(WITH_AIRFLOW) else file
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps a file together, and files that share what is dear; puts what takes longest first."""
-    files = [item.nodeid.split("::")[0] for item in items]
-    groups = {
-        file: name
-        for item, file in zip(items, files, strict=True)
-        for name in DEAR
-        if name in getattr(item, "fixturenames", ())
-    }
-    for item, file in zip(items, files, strict=True):
-        item.add_marker(pytest.mark.xdist_group(groups.get(file, file)))
+    """Puts the longest files first; the rest stays in order."""
     places = {file: place for place, file in enumerate(FIRST)}
     items.sort(key=lambda item: places.get(item.nodeid.split("::")[0], len(places)))
 
