@@ -42,11 +42,11 @@ smoke: ## two nights in containers of their own, one with crashes, beside the sa
 down: ## remove the containers of `make up`, their network and volumes: tables and models too
 	@$(PYTHON) docker/stack.py down
 
-test: $(INSTALLED) browser ## everything: check, and all tests
+test: $(INSTALLED) browser ## everything but a backfill under a real scheduler: check, and all tests
 	@$(MAKE) --no-print-directory --jobs=2 check all-tests
 
 all-tests: $(INSTALLED)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not backfill" -n 3 --dist loadfile --no-loadscope-reorder
 
 test-scheduler: $(INSTALLED) ## real nights under a real scheduler: faults, kills, a backfill (minutes)
 	$(BIN)/python -m pytest -m scheduler tests/scheduler

@@ -1,8 +1,9 @@
 """Real nights under a real scheduler: Spark, torch, MLflow and all of Airflow but containers.
 
 The nights are few and shared, as each costs a minute: the schedule's own (its events are broken),
-one that is triggered (the disk of a table is away at first, and a second run is triggered beside
-it), and a backfill of that day and the one before (two of its tasks are killed).
+one that is triggered (the disk of a table is away at first, two tasks are killed, and a second run
+is triggered beside it), and a backfill of that day and the one before, which only
+`make test-scheduler` has time for.
 """
 
 import sys
@@ -38,16 +39,20 @@ KILL_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Triggered:
-    """Two runs that were triggered together, and what was seen while the first was running."""
+    """Two runs that were triggered together, and what was seen while the first was running.
+
+    What two kills left alive of its tasks, by killed module.
+    """
 
     first: str
     second: str
     second_meanwhile: str
+    left: dict[str, list[psutil.Process]]
 
 
 @dataclass(frozen=True)
 class Backfill:
-    """The runs of a backfill by their day, and what two kills left alive, by killed module.
+    """The runs of a backfill by their day.
 
     Before it: what was published of its second day, by table, and which version served.
     """
@@ -55,7 +60,6 @@ class Backfill:
     runs: dict[date, str]
     before: dict[str, str]
     served_before: int
-    left: dict[str, list[psutil.Process]]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +82,10 @@ def scheduled(airflow) -> str:
 
 @pytest.fixture(scope="module")
 def triggered(airflow, scheduled) -> Triggered:
-    """A night on a table whose disk comes back after two tries, and a run triggered beside it."""
+    """A night on a table whose disk comes back after two tries, and a run triggered beside it.
+
+    Its items and its training are killed once.
+    """
     disk = airflow.root / "disk"
     table = airflow.root / "tables" / HEALTH.table
     table.parent.mkdir(exist_ok=True)
@@ -93,14 +100,16 @@ def triggered(airflow, scheduled) -> Triggered:
     airflow.until(failed_twice, "health was not tried again", 300, first)
     meanwhile = airflow.run(second)["state"]
     disk.mkdir()
+    left = {"jobs.items": kill_supervisor(airflow, "jobs.items", airflow.second, first)}
+    left["trainer.training"] = kill_group(airflow, "trainer.training", airflow.second, first)
     airflow.finished(first)
     airflow.finished(second)
-    return Triggered(first, second, meanwhile)
+    return Triggered(first, second, meanwhile, left)
 
 
 @pytest.fixture(scope="module")
 def backfill(airflow, triggered) -> Backfill:
-    """Two days as the DAG's documentation says; the first's items and training are killed."""
+    """Two days as the DAG's documentation says."""
     before = published(airflow.root, airflow.second)
     (served_before,) = served(airflow.root, airflow.second)
     command = ["backfill", "create", "--dag-id", DAG, "--from-date", str(airflow.first)]
@@ -111,12 +120,9 @@ def backfill(airflow, triggered) -> Backfill:
         for run in airflow.runs()
         if run["run_type"] == "backfill"
     }
-    first = runs[airflow.first]
-    left = {"jobs.items": kill_supervisor(airflow, "jobs.items", airflow.first, first)}
-    left["trainer.training"] = kill_group(airflow, "trainer.training", airflow.first, first)
     for run_id in runs.values():
         airflow.finished(run_id)
-    return Backfill(runs, before, served_before, left)
+    return Backfill(runs, before, served_before)
 
 
 def kill_supervisor(airflow, module: str, ds: date, run_id: str) -> list[psutil.Process]:
@@ -226,19 +232,20 @@ def test_the_pool_of_the_gate_has_one_slot_and_promotion_is_in_it(airflow, trigg
 
 
 def test_op18_tasks_that_are_killed_leave_no_process_and_succeed_when_tried_again(
-    airflow, backfill
+    airflow, triggered
 ):
-    assert backfill.left == {"jobs.items": [], "trainer.training": []}
-    run_id = backfill.runs[airflow.first]
+    assert triggered.left == {"jobs.items": [], "trainer.training": []}
+    run_id = triggered.first
     assert airflow.run(run_id)["state"] == "success", airflow.explain(run_id)
     for task in ("items", "training"):
         tries = [one["state"] for one in airflow.tries(run_id, task)]
         assert tries == ["failed", "success"], (task, tries, airflow.explain(run_id))
     for contract in (ITEMS, CHECKPOINTS):
-        found = sealed_runs(airflow.root, contract, airflow.first)
+        found = sealed_runs(airflow.root, contract, airflow.second)
         assert len(found) == 1, found
 
 
+@pytest.mark.backfill
 def test_a_backfill_never_runs_beside_another_run(airflow, backfill):
     runs = [run["dag_run_id"] for run in airflow.runs()]
     spans = sorted(span for run_id in runs if (span := airflow.span(run_id)))
@@ -247,6 +254,7 @@ def test_a_backfill_never_runs_beside_another_run(airflow, backfill):
         assert end <= start, f"{later} was at work before {earlier} had ended"
 
 
+@pytest.mark.backfill
 def test_op06_a_backfill_moves_the_champion_only_forward(airflow, backfill):
     for run_id in backfill.runs.values():
         assert airflow.run(run_id)["state"] == "success", airflow.explain(run_id)
@@ -262,6 +270,7 @@ def test_op06_a_backfill_moves_the_champion_only_forward(airflow, backfill):
     assert decided[0]["candidate_version"] == backfill.served_before
 
 
+@pytest.mark.backfill
 def test_op02_a_backfill_of_a_night_that_was_run_makes_only_what_has_changed(airflow, backfill):
     """Which is all that follows from the catalogue of the night before, new since then."""
     now = published(airflow.root, airflow.second)
