@@ -222,7 +222,7 @@ def next_night(night_of: Callable[..., Night], days: Iterator[int]) -> Callable[
 
 
 @pytest.fixture(scope="session")
-def decided_roots(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, Path]]:
+def decided_roots() -> dict[int, tuple[Path, Path]]:
     """By number of nights: a root after that many, and where it was made."""
     return {}
 
