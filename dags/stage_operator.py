@@ -71,6 +71,9 @@ class StageOperator(BaseOperator):
         **arguments: Any,
     ) -> None:
         super().__init__(do_xcom_push=False, **arguments)
+        # Airflow copies the DAG's to each task, and would check and store every copy; a task that
+        # runs is given the DAG's in any case.
+        self.params: dict[str, Any] = {}
         self.module = module
         self.folder = folder
         self.root = root

@@ -61,7 +61,7 @@ def assert_equal_weights(first, second):
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_certain_next_item_is_learned(tmp_path, backbone, loss):
-    epochs = 40 if loss in DRAW_NEGATIVES else 12
+    epochs = 20 if loss in DRAW_NEGATIVES else 12
     changes = {"epochs": epochs, "learning_rate": 0.03, "dropout": 0.0, "num_negatives": 6}
     run, _ = fitting(tmp_path, backbone=backbone, loss=loss, **changes)
     run.run()
