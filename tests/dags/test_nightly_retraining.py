@@ -64,6 +64,7 @@ described = {
     } for task in dag.tasks},
     "params": {name: {"value": param.value, "about": param.description, **param.schema}
         for name, param in dag.params.items()},
+    "with_copies_of_params": [task.task_id for task in dag.tasks if task.params],
     "epochs_0": refuses("training.epochs", 0),
     "loss_best": refuses("training.loss", "best"),
     "other_retries": [refuses("schedule.retries", n) for n in (1, 9)],
@@ -188,6 +189,10 @@ def test_the_form_offers_every_setting_with_its_loaded_value_and_range(dag):
     assert epochs["about"] == "Passes over the training windows at most."
     assert (epochs["value"], epochs["type"], epochs["minimum"]) == (7, "integer", 1)
     assert epochs["section"] == "training"
+
+
+def test_the_forms_parameters_are_stored_with_the_dag_and_not_again_with_each_task(dag):
+    assert dag["with_copies_of_params"] == []
 
 
 def test_the_form_refuses_what_the_settings_would_refuse(dag):
