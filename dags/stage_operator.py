@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -72,8 +73,8 @@ class StageOperator(BaseOperator):
     ) -> None:
         super().__init__(do_xcom_push=False, **arguments)
         # Airflow copies the DAG's to each task, and would check and store every copy; a task that
-        # runs is given the DAG's in any case.
-        self.params: dict[str, Any] = {}
+        # runs is given the DAG's in any case. Here are those of the task's own.
+        self.params: ParamsDict = ParamsDict.filter_params_by_source(self.params, source="task")
         self.module = module
         self.folder = folder
         self.root = root
