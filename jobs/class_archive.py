@@ -6,25 +6,38 @@ A Spark session loads some fifteen thousand classes, which costs a short stage h
 Java can keep them in an archive that later processes map into memory (class data sharing, JEP
 350). This program runs what stages do to a few rows, and archives what was loaded. Without an
 archive, or with one that does not fit, Java starts as usual; results are the same.
+
+Among that are the loops of graph and soft targets, which numba compiles and keeps beside the code:
+the first night, and a cluster that is sent the code, finds them compiled.
 """
 
 import re
 import sys
 import tempfile
+import time
+from contextlib import redirect_stdout
+from datetime import UTC, date, datetime
+from io import StringIO
 from pathlib import Path
 
+import pyarrow as pa
 import pyspark
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from jobs.java import find_java_home
 from schemas.collector import at_work
+from schemas.command import Night
 from schemas.errors import MissingProgramError, PenumbraError
-from schemas.settings import SparkSettings
+from schemas.items import ITEMS
+from schemas.publishing import draft, new_token, publish
+from schemas.sequences import SEQUENCES
+from schemas.settings import Settings, SparkSettings
 
 FOLDER = Path(sys.prefix) / "share" / "penumbra"
 """In the environment whose pyspark the archive is for."""
 SECONDS_TO_ARCHIVE = 300
+TOY_DS, TOY_ITEMS = date(2017, 1, 1), 20
 
 
 def java_options() -> str:
@@ -52,11 +65,13 @@ def make() -> Path:
     unfinished = path.with_suffix(".unfinished")
     path.unlink(missing_ok=True)
     options = f"-XX:ArchiveClassesAtExit={unfinished} -Xlog:disable"
-    settings = SparkSettings(conf={"spark.driver.extraJavaOptions": options})
+    # One core: of two, each would compile every loop.
+    settings = SparkSettings(master="local[1]", conf={"spark.driver.extraJavaOptions": options})
     spark = session("class_archive", settings)
     java = spark.sparkContext._gateway.proc
     with tempfile.TemporaryDirectory() as folder:
         exercise(spark, Path(folder))
+        run_loops(Path(folder))
     spark.stop()
     java.stdin.close()  # Java ends by itself when nobody is there to command it, and archives.
     java.wait(SECONDS_TO_ARCHIVE)
@@ -100,6 +115,34 @@ def write_csv(rows: DataFrame, folder: Path) -> str:
     path = str(folder / "rows.csv")
     rows.withColumn("event_time", F.date_format("event_time", "y-MM-dd HH:mm:ss")).write.csv(path)
     return path
+
+
+def run_loops(root: Path) -> None:
+    """Runs the stages whose loops are compiled on a toy night, without their lines."""
+    from jobs import item_graph, soft_targets
+
+    publish_toy(root)
+    for stage in (item_graph, soft_targets):
+        night = Night(root, TOY_DS, Settings(), [], "", new_token(), time.monotonic())
+        with redirect_stdout(StringIO()):
+            stage.main(night)
+
+
+def publish_toy(root: Path) -> None:
+    """Publishes items and sequences of 20 users, each with 9 of 20 items."""
+    then = datetime(2017, 1, 1, tzinfo=UTC)
+    seen = {"support": 9, "first_seen": then, "last_seen": then}
+    split = {"num_train": 7, "num_validation": 1, "num_holdout": 1, "event_times": [then] * 9}
+    indices = range(1, TOY_ITEMS + 1)
+    items = [seen | {"item_index": n, "item_id": str(n)} for n in indices]
+    sequences = [
+        split | {"user_id": f"{n:02}", "item_indices": [n * k % TOY_ITEMS + 1 for k in range(9)]}
+        for n in indices
+    ]
+    for contract, rows in ((ITEMS, items), (SEQUENCES, sequences)):
+        run = draft(root, contract, TOY_DS, new_token())
+        run.write(pa.Table.from_pylist(rows, schema=contract.schema))
+        publish(run, TOY_DS)
 
 
 def main() -> int:

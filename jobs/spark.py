@@ -57,15 +57,17 @@ LOCAL = {
     "spark.python.daemon.module": "jobs.worker_daemon",
 }
 """Of a local master, whose workers have this code; executors get it after their daemon's start."""
-ON_EXECUTORS = {"spark.executorEnv.XDG_CACHE_HOME": "cache"}
-"""Compiled loops are kept in an executor's working folder: it may write there, at home perhaps not.
-"""
+CODE = "penumbra"
+"""Folder in an executor's working folder where Spark unpacks the code that it is sent."""
+EXECUTORS_PATH = "spark.executorEnv.PYTHONPATH"
 SOCKETS = "spark.python.unix.domain.socket."
 LONGEST_SOCKET_FOLDER = 60
 """Characters: a socket's path, 42 more, must keep below 108 of them (104 where it is not Linux)."""
 PROJECT = Path(__file__).parent.parent
 SHIPPED = ("jobs", "schemas")
 """Packages that tasks import on executors."""
+SOURCE, COMPILED = "*.py", "*.nb[ci]"
+"""Files of these that are sent. Where an executor has another processor, it compiles by itself."""
 EARLIEST_IN_ZIP = (1980, 1, 1, 0, 0, 0)
 GREETINGS = re.compile(
     rb"WARNING: Using incubator|Using Spark's default|Setting default log|To adj"
@@ -108,8 +110,8 @@ def _start(name: str, settings: SparkSettings, options: str = "") -> SparkContex
         spark = SparkContext.getOrCreate(SparkConf().setAll(_conf(name, settings, options).items()))
     spark.setLogLevel("ERROR")
     if not _is_local(settings):
-        archive = _zip_code(Path(SparkFiles.getRootDirectory()) / "code" / "penumbra.zip")
-        spark.addPyFile(str(archive))
+        archive = _zip_code(Path(SparkFiles.getRootDirectory()) / "code" / f"{CODE}.zip")
+        spark.addArchive(f"{archive}#{CODE}")
     return spark
 
 
@@ -125,9 +127,12 @@ def _conf(name: str, settings: SparkSettings, options: str = "") -> dict[str, st
         "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),
         "spark.hadoop.parquet.block.size": str(ROW_GROUP_BYTES),
     }
-    where = LOCAL | _sockets() if _is_local(settings) else ON_EXECUTORS
     options = f"{options} {settings.conf.get(JAVA_OPTIONS, '')} {java_options()}".strip()
-    return ALWAYS | own | where | settings.conf | {JAVA_OPTIONS: options}
+    conf = ALWAYS | own | {**settings.conf, JAVA_OPTIONS: options}
+    if _is_local(settings):
+        return LOCAL | _sockets() | conf
+    path = settings.conf.get(EXECUTORS_PATH)
+    return conf | {EXECUTORS_PATH: f"{CODE}:{path}" if path else CODE}
 
 
 def _sockets() -> dict[str, str]:
@@ -139,13 +144,16 @@ def _sockets() -> dict[str, str]:
 
 
 def _zip_code(path: Path) -> Path:
-    """The installed source of what executors import, as an archive with the same bytes each time.
+    """The installed code of what executors import, as an archive with the same bytes each time.
 
-    It lies in a folder of the session, which Spark removes at its end.
+    Loops that were compiled here go along, so that not every executor of every stage compiles them
+    anew. It lies in a folder of the session, which Spark removes at its end.
     """
     path.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(file for name in SHIPPED for file in (PROJECT / name).rglob("*.py")):
+        folders = [PROJECT / name for name in SHIPPED]
+        files = {f for folder in folders for kind in (SOURCE, COMPILED) for f in folder.rglob(kind)}
+        for file in sorted(files):
             entry = zipfile.ZipInfo(str(file.relative_to(PROJECT)), EARLIEST_IN_ZIP)
             archive.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED)
     return path

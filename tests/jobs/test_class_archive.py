@@ -3,9 +3,12 @@ import subprocess
 import pytest
 
 from jobs import class_archive
-from jobs.class_archive import archive_path, exercise, java_options
+from jobs.class_archive import archive_path, exercise, java_options, run_loops
 from jobs.java import find_java_home
 from jobs.spark import JAVA_OPTIONS
+from schemas.item_graph import ITEM_GRAPH
+from schemas.partitions import get
+from schemas.soft_targets import SOFT_TARGETS
 
 
 @pytest.fixture
@@ -39,3 +42,13 @@ def test_what_is_archived_runs_and_the_session_starts_from_the_archive(spark, tm
     exercise(spark, tmp_path)
     assert spark.read.parquet(str(tmp_path / "lists")).count() == 100
     assert spark.conf.get(JAVA_OPTIONS).endswith(java_options())
+
+
+@pytest.mark.usefixtures("spark")
+def test_the_toy_night_whose_loops_are_compiled_reaches_items_and_users(tmp_path, capsys):
+    run_loops(tmp_path)
+    ds, num_items = class_archive.TOY_DS, class_archive.TOY_ITEMS
+    assert get(tmp_path, ITEM_GRAPH, ds).manifest.rows > num_items
+    kinds = get(tmp_path, SOFT_TARGETS, ds).read(["kind"])["kind"].to_pylist()
+    assert kinds == ["item"] * num_items + ["user"] * num_items
+    assert capsys.readouterr().out == ""

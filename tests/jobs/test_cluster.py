@@ -21,6 +21,7 @@ import pyspark
 import pytest
 
 from jobs.java import find_java_home
+from jobs.spark import CODE, COMPILED, PROJECT
 from schemas.items import ITEMS
 from schemas.sequences import SEQUENCES
 from tests.conftest import QUICK_JVM
@@ -94,6 +95,11 @@ class Cluster:
             worker, application = log.parts[-4:-2]
             tasks.setdefault(application, {})[worker] = log.read_text().count("Running task ")
         return [tasks[application] for application in sorted(tasks)]
+
+    def compiled(self):
+        """Names of the compiled loops in the code of each executor."""
+        first, second = self.home.glob(f"worker-*/app-*/*/{CODE}")
+        return [{file.name for file in folder.rglob(COMPILED)} for folder in (first, second)]
 
     def stop(self):
         """Ends the daemons, their executors and the executors' Python."""
@@ -231,3 +237,6 @@ def test_op20_a_cluster_of_two_workers_gives_the_digests_of_one_local_core(
     (tasks,) = cluster.tasks()
     assert len(tasks) == 2
     assert min(tasks.values()) > 0
+    compiled_here = {file.name for file in (PROJECT / "jobs").rglob(COMPILED)}
+    for compiled in cluster.compiled():
+        assert compiled and compiled <= compiled_here

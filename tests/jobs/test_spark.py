@@ -1,5 +1,6 @@
 """The session: where it listens, and the code it sends; a real cluster is in test_cluster.py."""
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -7,7 +8,17 @@ from pathlib import Path
 
 import pyspark
 
-from jobs.spark import JAVA_OPTIONS, LIGHT, _conf, _zip_code, run_tasks
+from jobs.spark import (
+    CODE,
+    EXECUTORS_PATH,
+    JAVA_OPTIONS,
+    LIGHT,
+    PROJECT,
+    SHIPPED,
+    _conf,
+    _zip_code,
+    run_tasks,
+)
 from schemas.settings import SparkSettings
 
 
@@ -31,15 +42,33 @@ def test_workers_are_forked_with_the_installed_packages_imported(spark):
         assert is_compiled
 
 
-def test_the_archive_of_the_code_has_the_same_bytes_each_time_and_runs_from_anywhere(tmp_path):
+def test_the_archive_of_the_code_has_the_same_bytes_each_time_and_runs_from_anywhere(
+    monkeypatch, tmp_path
+):
+    # A copy: another process of pytest may compile a loop meanwhile.
+    copy = tmp_path / "copy"
+    for name in SHIPPED:
+        shutil.copytree(PROJECT / name, copy / name)
+    compiled = copy / "jobs" / "__pycache__" / "some.loop.py311.1.nbc"
+    compiled.touch()
+    monkeypatch.setattr("jobs.spark.PROJECT", copy)
     one, other = (_zip_code(tmp_path / name / "code.zip") for name in ("one", "other"))
     assert one.read_bytes() == other.read_bytes()
+    code = tmp_path / "code"
+    shutil.unpack_archive(one, code)
+    assert (code / compiled.relative_to(copy)).exists()
     program = "import jobs.propagation, schemas.settings; print(jobs.propagation.__file__)"
     # Without the module site no link to this project's source is followed.
-    path = {"PYTHONPATH": f"{one}:{sysconfig.get_path('purelib')}"}
+    path = {"PYTHONPATH": f"{code.name}:{sysconfig.get_path('purelib')}"}
     command = [sys.executable, "-S", "-c", program]
     ended = subprocess.run(command, cwd=tmp_path, env=path, capture_output=True, text=True)
-    assert Path(ended.stdout.strip()) == one / "jobs" / "propagation.py", ended.stderr
+    assert Path(ended.stdout.strip()) == code / "jobs" / "propagation.py", ended.stderr
+
+
+def test_what_the_settings_put_on_the_executors_path_comes_after_the_code():
+    settings = SparkSettings(master="spark://one:7077", conf={EXECUTORS_PATH: "/opt/own"})
+    assert _conf("test", settings)[EXECUTORS_PATH] == f"{CODE}:/opt/own"
+    assert EXECUTORS_PATH not in _conf("test", SparkSettings())
 
 
 def test_what_the_settings_tell_java_comes_last_and_wins():
