@@ -6,7 +6,7 @@ they left are not kept as long as their numbers.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -104,18 +104,24 @@ class QualityReport(report.Report):
             means = [by_loss[name, n]["means"][COMPARED[0]] for n in (*LOSSES, ALONE)]
             method = by_loss[name, METHOD]
             budget = len(method["by_seed"]), method["num_trials"]
-            gains = (self._gain(name, metric) for metric in COMPARED)
+            baselines = {loss: by_loss[name, loss]["means"] for loss in BASELINES}
+            gains = (self._gain(name, metric, baselines) for metric in COMPARED)
             rows.append((name, *(f"{mean:.4f}" for mean in means), *gains, *map(str, budget)))
         return rows
 
-    def _gain(self, cell: str, metric: str) -> str:
-        """Over the better baseline with its interval and verdict, of what the cell ranks."""
+    def _gain(self, cell: str, metric: str, baselines: Mapping[str, Mapping[str, float]]) -> str:
+        """Over the better baseline with its interval and verdict, of what the cell ranks.
+
+        Says so where an older report compared with the other one.
+        """
         others = "|".join(BASELINES)
-        says = re.compile(rf"{METHOD} against (?:{others}), {metric}: (\w+) \((.+?) to (.+?),")
+        says = re.compile(rf"{METHOD} against ({others}), {metric}: (\w+) \((.+?) to (.+?),")
         found = [(one.value, says.match(one.what)) for one in self.findings if one.on == cell]
         ((gain, said),) = [(value, match) for value, match in found if match]
-        verdict, low, high = said.groups()
-        return f"{gain:+.1f}% ({low} to {high}) {verdict}"
+        other, verdict, low, high = said.groups()
+        is_better = baselines[other][metric] == max(m[metric] for m in baselines.values())
+        note = "" if is_better else f", over {other.replace('_', ' ')}"
+        return f"{gain:+.1f}% ({low} to {high}) {verdict}{note}"
 
 
 def build(cells: Sequence[Cell], surroundings: dict[str, Any]) -> QualityReport:
@@ -127,7 +133,10 @@ def build(cells: Sequence[Cell], surroundings: dict[str, Any]) -> QualityReport:
 
 
 def with_recorded(found: QualityReport, folder: Path) -> QualityReport:
-    """The same report with the cells that only the one in a folder has, in the order of all."""
+    """The same report with the cells that only the one in a folder has, in the order of all.
+
+    What it has already keeps its date.
+    """
     file = folder / f"{QualityReport.name}.json"
     if not file.exists():
         return found
@@ -137,8 +146,14 @@ def with_recorded(found: QualityReport, folder: Path) -> QualityReport:
     old_runs = [run for run in recorded["runs"] if run["on"] not in known]
     findings = [*(one for one in found.findings if one.on != ALL), *old_findings]
     findings.sort(key=lambda one: _place(one.on))
-    runs = sorted(found.runs + old_runs, key=lambda run: _place(run["on"]))
+    dates = {_undated(run): run["date"] for run in recorded["runs"]}
+    new_runs = [run | {"date": dates.get(_undated(run), run["date"])} for run in found.runs]
+    runs = sorted(new_runs + old_runs, key=lambda run: _place(run["on"]))
     return replace(found, findings=[*findings, _tally(findings)], runs=runs)
+
+
+def _undated(run: Mapping[str, Any]) -> str:
+    return json.dumps({name: value for name, value in run.items() if name != "date"})
 
 
 def _read_finding(recorded: dict[str, Any]) -> Finding:
@@ -189,7 +204,9 @@ def _tally(findings: Sequence[Finding]) -> Finding:
     starts = [f"{METHOD} against {other}, ndcg@10: " for other in BASELINES]
     whats = [one.what.removeprefix(s) for one in findings for s in starts if one.what.startswith(s)]
     wins, losses = (sum(what.startswith(v) for what in whats) for v in ("win", "loss"))
-    what = f"cells that {METHOD} wins by ndcg@10, and loses; {NUM_CELLS} are to be compared"
+    sure = sum(what.startswith("win") and "provisional" not in what for what in whats)
+    what = f"cells that {METHOD} wins by ndcg@10, {sure} of them with {FEWEST_SEEDS} seeds"
+    what += f", and loses; {NUM_CELLS} are to be compared"
     return Finding(ALL, what, f"{wins} of {len(whats)}", f"{losses} lost", wins, " wins")
 
 

@@ -1,7 +1,8 @@
 """Quality space: what a search may choose from, for every loss in one place.
 
-Every loss has the same number of trials and starts from the same shared settings; one with more
-settings of its own has to find more.
+Every loss has the same number of trials; one with more settings of its own has to find more. It
+begins with the same shared settings as the others, or with its own best of earlier trainings where
+the data set names them.
 """
 
 import random
@@ -55,23 +56,21 @@ def next_changes(
     seed: int,
     tried: Sequence[tuple[Changes, float]],
     choices: Choices,
-    start: Changes,
+    first: Sequence[Changes],
 ) -> Changes:
     """What the next trial of a loss changes: the best so far with one or two settings drawn anew.
-
-    Before that come the openings.
 
     Args:
         loss: One of `LOSSES`.
         seed: Of what is drawn.
         tried: The trials before with their validation, oldest first.
         choices: What the loss may choose from.
-        start: Settings to begin with.
+        first: The trials to begin with.
 
     Raises:
         UsageError: Nothing new is that close to the best.
     """
-    if len(tried) < len(first := openings(choices, start)):
+    if len(tried) < len(first):
         return first[len(tried)]
     known = [changes for changes, _ in tried]
     best, _ = max(tried, key=lambda one: one[1])
@@ -86,15 +85,17 @@ def next_changes(
     raise UsageError(f"{len(tried)} trials of {loss} and nothing new", "fewer", "--trials")
 
 
-def openings(choices: Choices, start: Changes) -> list[Changes]:
-    """The trials that a loss begins with: its start, then that with every other number of epochs.
+def openings(choices: Choices, start: Changes, second: Changes | None) -> list[Changes]:
+    """The trials that a loss begins with: its start, a second, every other number of epochs.
 
-    The start is the first choice of everything that `start` does not name. How long to train is
-    what losses differ in most: none may win because another was not tried that long, or as short.
+    The start is the first choice of everything that `start` does not name; `second`, where it is
+    given, is what another trial changes of it. How long to train is what losses differ in most:
+    none may win because another was not tried that long, or as short.
     """
     first = first_choices(choices) | start
     others = [num for num in choices.get(EPOCHS, ()) if num != first[EPOCHS]]
-    return [first, *({**first, EPOCHS: num} for num in others)]
+    seconds = [first | second] if second else []
+    return [first, *seconds, *({**first, EPOCHS: num} for num in others)]
 
 
 def first_choices(choices: Choices) -> Changes:

@@ -16,11 +16,13 @@ from benchmarks import quality_scores, quality_search, quality_targets
 from benchmarks.quality import main
 from benchmarks.quality_cells import Cell, Gain, read_cells
 from benchmarks.quality_data import DATA_SETS, DAY, DataSet, ordered_events
+from benchmarks.quality_report import _tally, build
 from benchmarks.quality_roots import prepare, without_holdout
 from benchmarks.quality_scores import Score, read_score, score
 from benchmarks.quality_search import Trial, best_trials, read_trials, search, try_once
-from benchmarks.quality_space import LOSSES, OWN, SHARED, next_changes
+from benchmarks.quality_space import LOSSES, OWN, SHARED, next_changes, openings
 from benchmarks.quality_targets import compare_targets
+from benchmarks.report import Finding
 from schemas.command import Night
 from schemas.errors import DataError, UsageError
 from schemas.partitions import get
@@ -300,6 +302,45 @@ def test_a_report_keeps_the_cells_that_only_an_earlier_one_has(root, cell, tmp_p
     assert json.loads(file.read_text()) == both
 
 
+def test_what_an_earlier_report_has_already_keeps_its_date(root, cell, tmp_path):
+    arguments = ["report", "--root", str(root), "--to", str(tmp_path)]
+    assert main(arguments) == 0
+    file = tmp_path / "quality.json"
+    first = json.loads(file.read_text())
+    first["runs"][0]["date"] = first["runs"][1]["date"] = "2024-02-29"
+    first["runs"][1]["num_trials"] = 0
+    file.write_text(json.dumps(first))
+    assert main(arguments) == 0
+    dates = [run["date"] for run in json.loads(file.read_text())["runs"]]
+    assert dates[0] == "2024-02-29" and "2024-02-29" not in dates[1:]
+
+
+def test_the_tally_tells_wins_of_enough_seeds_from_provisional_ones():
+    def finding(what):
+        return Finding("beauty, sasrec", f"decoupled against {what}", "0.2", "0.1", 100.0, "%")
+
+    found = _tally(
+        [
+            finding("label_smoothing, ndcg@10: win (+1.0% to +2.0%, provisional: 1 seed)"),
+            finding("cross_entropy, ndcg@10: win (+1.0% to +2.0%)"),
+            finding("cross_entropy, ndcg@10: loss (-2.0% to -1.0%)"),
+            finding("cross_entropy, recall@10: win (+1.0% to +2.0%)"),
+        ]
+    )
+    assert (found.ours, found.against) == ("2 of 3", "1 lost")
+    assert "wins by ndcg@10, 1 of them with 3 seeds" in found.what
+
+
+def test_a_gain_over_the_other_baseline_says_over_which(cell):
+    report = build([cell], {"date": "2024-02-29"})
+    other = {"cross_entropy": "label_smoothing", "label_smoothing": "cross_entropy"}
+    (run,) = [run for run in report.runs if run["loss"] == other[cell.opponent("ndcg@10")]]
+    assert ", over" not in report.cell_rows()[0][5]
+    run["means"]["ndcg@10"] = 1.0
+    opponent = cell.opponent("ndcg@10").replace("_", " ")
+    assert report.cell_rows()[0][5].endswith(f", over {opponent}")
+
+
 def test_a_cell_with_unequal_budgets_is_left_out(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(DATA_SETS, "walks", WALKS)
     copy = shutil.copytree(root / "walks", tmp_path / "walks", symlinks=True)
@@ -326,12 +367,13 @@ def test_losses_with_other_epochs_are_not_compared():
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_search_starts_from_the_first_choices_and_goes_on_near_the_best(loss):
     choices = SHARED | OWN[loss]
-    first = next_changes(loss, 1, [], choices, {})
+    start = openings(choices, {}, None)
+    first = next_changes(loss, 1, [], choices, start)
     assert first == {name: values[0] for name, values in choices.items()}
     tried = [(first, 0.1), ({name: values[-1] for name, values in choices.items()}, 0.3)]
     best = tried[1][0]
     for _ in range(8):
-        drawn = next_changes(loss, 1, tried, choices, {})
+        drawn = next_changes(loss, 1, tried, choices, start)
         assert drawn not in [changes for changes, _ in tried]
         changed = [name for name in choices if drawn[name] != best[name]]
         assert len(changed) in (1, 2)
@@ -341,27 +383,39 @@ def test_a_search_starts_from_the_first_choices_and_goes_on_near_the_best(loss):
 
 def test_every_loss_begins_with_every_number_of_epochs():
     choices = {"training.epochs": (16, 8, 4), "training.dropout": (0.2, 0.4)}
+    first = openings(choices, {"training.epochs": 8}, None)
+    assert first == [{"training.epochs": n, "training.dropout": 0.2} for n in (8, 16, 4)]
     tried = []
-    for num_epochs in (8, 16, 4):
-        found = next_changes("decoupled", 1, tried, choices, {"training.epochs": 8})
-        assert found == {"training.epochs": num_epochs, "training.dropout": 0.2}
-        tried.append((found, 0.1))
-    assert next_changes("decoupled", 1, tried, choices, {})["training.dropout"] == 0.4
+    for expected in first:
+        assert next_changes("decoupled", 1, tried, choices, first) == expected
+        tried.append((expected, 0.1))
+    assert next_changes("decoupled", 1, tried, choices, first)["training.dropout"] == 0.4
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("name", ["diginetica", "ml1m", "music30"])
+def test_every_loss_is_tried_at_the_rate_and_dropout_of_beautys_baselines_too(name, backbone):
+    beauty = DATA_SETS["beauty"].space(backbone, "cross_entropy")[1][0]
+    for loss in LOSSES:
+        choices, (first, second) = DATA_SETS[name].space(backbone, loss)
+        shared = {setting: beauty[setting] for setting in SHARED}
+        assert second == first | shared != first
+        assert all(second[setting] in values for setting, values in choices.items())
 
 
 def test_a_search_begins_with_something_that_it_may_choose():
     for data, backbone, loss in product(DATA_SETS.values(), BACKBONES, LOSSES):
         choices, start = data.space(backbone, loss)
-        first = next_changes(loss, 1, [], choices, start)
-        assert first | start == first and first.keys() == choices.keys()
-        assert all(first[name] in values for name, values in choices.items())
+        for first in start:
+            assert first.keys() == choices.keys()
+            assert all(first[name] in values for name, values in choices.items())
 
 
 def test_a_search_that_has_tried_all_says_so():
     choices = {"training.dropout": (0.1, 0.2)}
     tried = [({"training.dropout": value}, 0.1) for value in (0.1, 0.2)]
     with pytest.raises(UsageError, match="nothing new"):
-        next_changes("cross_entropy", 1, tried, choices, {})
+        next_changes("cross_entropy", 1, tried, choices, [])
 
 
 def test_gain_is_against_the_better_baseline_paired_over_users(cell):
