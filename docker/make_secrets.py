@@ -17,10 +17,9 @@ COMPOSE_FILE = Path(__file__).resolve().parent.parent / "docker-compose.yml"
 ASKED_FOR = re.compile(r"\$\{([A-Z_]+):\?")
 FERNET_KEY = "AIRFLOW_FERNET_KEY"
 NUM_BYTES = 32
-HEADER = """\
-# Secrets of docker-compose.yml, made by `make secrets`. Whoever reads them is in.
-COMPOSE_PROJECT_NAME=penumbra
-"""
+HEADER = "# Secrets of docker-compose.yml, made by `make secrets`. Whoever reads them is in.\n"
+PROJECT = "COMPOSE_PROJECT_NAME=penumbra\n"
+"""What `docker compose` calls the containers that `make up` starts."""
 
 
 def generate(name: str) -> str:
@@ -39,11 +38,16 @@ def add_missing(file: Path, names: list[str]) -> list[str]:
     with os.fdopen(descriptor, "r+") as lines:
         os.fchmod(descriptor, 0o600)
         text = lines.read()
-        missing = [n for n in names if not re.search(rf"^{n}=.", text, re.MULTILINE)]
-        added = "".join(f"{name}={generate(name)}\n" for name in missing)
+        missing = [n for n in names if not _has(text, n)]
+        added = "" if _has(text, PROJECT.split("=")[0]) else PROJECT
+        added += "".join(f"{name}={generate(name)}\n" for name in missing)
         start = HEADER if not text else "" if text.endswith("\n") else "\n"
         lines.write(start + added if added else "")
     return missing
+
+
+def _has(text: str, name: str) -> bool:
+    return bool(re.search(rf"^{name}=.", text, re.MULTILINE))
 
 
 def main(arguments: list[str]) -> int:

@@ -87,7 +87,7 @@ def answered(
         raise RegistryError(
             f"an answer to the decision of {answer.decided_at}",
             f"one to that of {decided['decided_at']}, which has replaced it",
-            "clear the task approval, to be asked again",
+            "trigger the night again, to be asked about that one",
         )
     outcome, words = _outcome(decided, answer, champion, journal, settings)
     reason = f"{words}; the gate passed: {decided['reason']}"

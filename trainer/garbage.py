@@ -84,9 +84,13 @@ def _old_files(root: Path, needed: set[tuple[str, str, str]], limit: float) -> I
         if not day_of(folder.name):
             continue  # somebody's own copy
         table, ds = folder.parent.parent.name, folder.name.removeprefix("ds=")
+        pointer = folder / POINTER
+        # A run is as old as what replaced it: until then it was read.
+        is_replaced_lately = pointer.exists() and pointer.stat().st_mtime >= limit
         for run in sorted(folder.glob("run=*")):
             name = run.name.removeprefix("run=")
-            if name != current_run(folder) and (table, ds, name) not in needed:
+            is_current = name == current_run(folder)
+            if not is_current and not is_replaced_lately and (table, ds, name) not in needed:
                 yield from _if_old(root, run, limit)
         for pointer in sorted(folder.glob(f".{POINTER}.*")):
             yield from _if_old(root, pointer, limit)

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from schemas.errors import RegistryError, UsageError
-from schemas.promotions import ledger_dates
 from trainer.journal import Action, Entry, Journal, lock
 from trainer.ledger import Row, decisions, standing_for
 from trainer.registry import PREVIOUS, Registry
@@ -75,6 +74,24 @@ def move(
     _apply(registry, journal, intent)
 
 
+def refuse_moved_alias(registry: Registry, journal: Journal) -> None:
+    """Lets a promotion go on only from the champion that the journal's last move left.
+
+    Where it was lost, by hand or with an older backup, the gate would compare with nobody.
+
+    Raises:
+        RegistryError: Another version is champion, or none.
+    """
+    moves, champion = journal.moves(), registry.champion()
+    found = champion.number if champion else None
+    if moves and found != moves[-1].version:
+        raise RegistryError(
+            f"champion: {f'version {found}' if found else 'none'}",
+            f"version {moves[-1].version}, which the last move in {journal.path} left",
+            "python -m trainer.registry verify says how to restore it",
+        )
+
+
 def _apply(registry: Registry, journal: Journal, intent: Entry) -> None:
     assert intent.version is not None
     champion = registry.get(intent.version)
@@ -88,10 +105,12 @@ def promote(registry: Registry, number: int, reason: str, *, dry_run: bool = Fal
     """Promotes a version by hand: one that a hold alone kept from promotion, say.
 
     Raises:
-        RegistryError: No passing gate record, one against another champion, or a damaged artifact.
+        RegistryError: No passing gate record, one against another champion, a damaged artifact, or
+            an alias that somebody moved.
         UsageError: The version was trained on older data than the champion.
     """
     with exclusive(registry, dry_run=dry_run) as journal:
+        refuse_moved_alias(registry, journal)
         version, champion = registry.get(number), registry.champion()
         if champion and champion.number == number:
             return Outcome(f"unchanged, version {number} is champion", champion)
@@ -123,7 +142,8 @@ def rollback(
     """Goes back to the version that the champion replaced, or to an earlier one, and holds.
 
     Raises:
-        RegistryError: Nothing to go back to, or the artifact there is damaged.
+        RegistryError: Nothing to go back to, the artifact there is damaged, or a promotion had to
+            be finished first.
     """
     with exclusive(registry, dry_run=dry_run) as journal:
         champion, finished = registry.champion(), journal.finished
@@ -132,6 +152,13 @@ def rollback(
         if number is None and finished and finished.action == "rollback":
             # Whoever repeats an interrupted rollback means that one, not a further one.
             return Outcome("rollback that was interrupted; held until released", champion)
+        if number is None and finished:
+            raise RegistryError(
+                f"an interrupted promotion of version {finished.version} in place of "
+                f"{finished.replaces}, which is finished now",
+                "a rollback by somebody who knows what served last",
+                f"repeat it to go back to {finished.replaces}, or name another with --to",
+            )
         if number is None:
             number = _replaced_by(registry, journal, champion)
         if number is None:
@@ -181,12 +208,9 @@ def has_ever_passed(registry: Registry, version: Version) -> bool:
 
 
 def _gate_records(registry: Registry, version: Version) -> list[Row]:
-    return [
-        row
-        for ds in ledger_dates(registry.root)
-        for row in decisions(registry.root, ds)
-        if row["candidate_digest"] == version.weights_sha256
-    ]
+    # Not of other nights: one damaged ledger would keep every version from a rollback.
+    rows = decisions(registry.root, version.ds)
+    return [row for row in rows if row["candidate_digest"] == version.weights_sha256]
 
 
 def has_passed(record: Row) -> bool:
@@ -200,7 +224,7 @@ def _no_pass(version: Version, record: Row | None) -> RegistryError:
     return RegistryError(
         f"{found} on version {version.number} in the gate's ledger",
         "a gate record that passed",
-        f"re-run trainer.evaluation and trainer.promotion with --ds {version.ds}",
+        f"re-run trainer.evaluation and trainer.promotion with --ds {version.ds} --force",
     )
 
 

@@ -37,7 +37,7 @@ from trainer.case import Case, case_of, is_newer, refuse_other_champion
 from trainer.gate import Decision, decide
 from trainer.journal import Journal
 from trainer.ledger import Row, append, decided_with, decisions, last_promotion
-from trainer.operations import exclusive, move
+from trainer.operations import exclusive, move, refuse_moved_alias
 from trainer.registry import CANDIDATE, Registry
 from trainer.versions import Version
 
@@ -83,8 +83,8 @@ def promote(night: Night, registry: Registry, journal: Journal) -> str:
         What happened, in words.
 
     Raises:
-        RegistryError: The scorecards are of another candidate or another champion, or an answer
-            is to no awaiting decision, or contradicts one.
+        RegistryError: The scorecards are of another candidate or another champion, somebody moved
+            the alias, or an answer is to no awaiting decision, or contradicts one.
     """
     case, champion = case_of(night.root, night.ds), registry.champion()
     decided, answer = _standing_decision(night, case, champion), answer_of(night.options)
@@ -102,6 +102,7 @@ def promote(night: Night, registry: Registry, journal: Journal) -> str:
         )
     if champion and champion.weights_sha256 == case.weights_sha256:
         return "unchanged, the candidate is champion"
+    refuse_moved_alias(registry, journal)
     refuse_other_champion(case, champion)
     candidate = registry.register(case.checkpoint, case.items)
     registry.point(CANDIDATE, candidate)
@@ -149,8 +150,9 @@ def record(
 def _standing_decision(night: Night, case: Case, champion: Version | None) -> Row | None:
     """The decision on these weights and scorecards, unless other settings may change it.
 
-    A promotion stands. So does any other outcome, except that changed settings reopen it as long
-    as the champion has not been trained on newer data.
+    What the gate passed stands where `--force` is given: it reopens only what it did not pass. A
+    promotion stands. So does any other outcome, except that changed settings reopen it as long as
+    the champion has not been trained on newer data.
     """
     digest = case.scorecards.manifest.content_digest
     same = [
@@ -160,6 +162,8 @@ def _standing_decision(night: Night, case: Case, champion: Version | None) -> Ro
     ]
     if not same or same[-1]["outcome"] == "promote":
         return same[-1] if same else None
+    if getattr(night.options, "force", False) and same[-1]["verdict"] != "promote":
+        return None
     digests = decided_with(find_ledger(night.root, night.ds))
     decided_at = same[-1]["decided_at"].isoformat()
     is_same_gate = digests.get(decided_at) == night.settings.digest(STAGE_SETTINGS)

@@ -146,10 +146,14 @@ class Registry:
                 raise
             found = f"no artifact ({error})"
         if found != f"weights {version.weights_sha256}":
+            # A night that is repeated registers weights again whose artifact was collected.
+            tags = self.client.get_model_version(self.name, str(version.number)).tags
+            again = f"re-run the night of {version.ds}"
+            other = "have another version serve (python -m trainer.registry rollback)"
             raise RegistryError(
                 f"version {version.number} of {self.name} with {found}",
                 f"weights {version.weights_sha256}",
-                f"restore the artifact store, or re-run the night of {version.ds}",
+                f"restore the artifact store, or {again if TAG + DELETED in tags else other}",
             )
         return folder
 

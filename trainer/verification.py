@@ -50,7 +50,9 @@ def _journal(registry: Registry, aliases: dict[str, Version]) -> Iterator[Findin
         return
     if pending:
         wrong = f"{pending.action} of version {pending.version} was interrupted"
-        yield Finding(wrong, f"{COMMAND} hold --reason interrupted; any change finishes it")
+        # Where nothing is held, `release` changes nothing but what it finishes.
+        change = "hold" if journal.hold() else "release"
+        yield Finding(wrong, f"{COMMAND} {change} --reason interrupted, which finishes it")
     elif moves:
         expected = {CHAMPION: moves[-1].version, PREVIOUS: moves[-1].replaces}
         for alias, number in expected.items():

@@ -327,7 +327,7 @@ def test_the_tally_tells_wins_of_enough_seeds_from_provisional_ones():
             finding("cross_entropy, recall@10: win (+1.0% to +2.0%)"),
         ]
     )
-    assert (found.ours, found.against) == ("2 of 3", "1 lost")
+    assert (found.ours, found.other) == ("2 of 3", "1 lost")
     assert "wins by ndcg@10, 1 of them with 3 seeds" in found.what
 
 

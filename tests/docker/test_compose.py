@@ -159,6 +159,8 @@ def test_a_secret_that_a_file_lacks_is_added_to_those_it_has(tmp_path):
     file.chmod(0o644)
     make_secrets(file)
     assert file.read_text().startswith("AIRFLOW_PORT=9000\nPOSTGRES_PASSWORD=chosen\n")
+    # Else `docker compose` would look for containers under the name of the folder.
+    assert file.read_text().count("\nCOMPOSE_PROJECT_NAME=penumbra\n") == 1
     assert secrets_in(file)["POSTGRES_PASSWORD"] == "chosen"
     assert len(secrets_in(file)) == len(set(re.findall(r"\$\{([A-Z_]+):\?", TEXT)))
     assert file.stat().st_mode & 0o777 == 0o600

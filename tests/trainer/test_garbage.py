@@ -58,6 +58,14 @@ def test_op25_runs_that_no_pointer_names_go_once_they_are_old(three_nights, item
     assert find(three_nights.root, ITEMS, DS) == newest
 
 
+def test_op25_an_old_run_that_was_replaced_only_now_may_still_be_read(three_nights, items_of):
+    first = get(three_nights.root, ITEMS, DS)
+    make_old(three_nights.root)
+    items_of()
+    assert names(three_nights) == []
+    assert first.read() is not None
+
+
 def test_op25_a_run_whose_pointer_is_damaged_is_no_garbage(three_nights, items_of):
     newest = items_of()
     (newest.path.parent / "CURRENT").write_text("")

@@ -12,6 +12,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from schemas.errors import PenumbraError, RegistryError, UsageError
+from schemas.partitions import get
+from schemas.promotions import PROMOTIONS
 from schemas.publishing import new_token
 from trainer import operations, promotion, verification
 from trainer.journal import JOURNAL_FILE, Journal
@@ -269,6 +271,39 @@ def test_a_dry_run_changes_nothing(registry, decided):
     operations.hold(registry, "wait", dry_run=True)
     assert (registry.root / JOURNAL_FILE).read_bytes() == before
     assert served(registry) == (2, 1)
+
+
+def test_op05_a_rollback_that_finds_an_interrupted_promotion_asks_again(
+    registry, decided, next_night, monkeypatch
+):
+    decided(2)
+    night = next_night()
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(Registry, "point", interrupted_at(CHAMPION, Registry.point))
+        promotion.main(night)
+    # Version 2 serves and is bad; its rollback would end at 2, the one that 3 has just replaced.
+    with pytest.raises(RegistryError, match="promotion of version 3 in place of 2, which is fin"):
+        operations.rollback(registry, None, "2 is bad")
+    assert served(registry) == (3, 2)
+    operations.rollback(registry, 1, "2 is bad")
+    assert served(registry) == (1, 3)
+
+
+def test_op05_a_damaged_ledger_of_another_night_keeps_nobody_from_a_rollback(registry, decided):
+    decided(3)
+    get(registry.root, PROMOTIONS, DS + timedelta(days=2)).files[0].write_bytes(b"")
+    operations.rollback(registry, 2, "worse")
+    assert served(registry) == (2, 3)
+
+
+def test_op03_nothing_is_promoted_past_an_alias_that_was_moved(registry, decided, next_night):
+    decided(2)
+    registry.client.delete_registered_model_alias(registry.name, CHAMPION)
+    night = next_night()  # scored against nobody
+    for promote in (partial(promotion.main, night), partial(operations.promote, registry, 2, "so")):
+        with pytest.raises(RegistryError, match="champion: none; expected version 2, which the"):
+            promote()
+    assert decisions(registry.root, night.ds) == []
 
 
 def test_a_rollback_to_a_damaged_artifact_leaves_the_champion(registry, decided):

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from datetime import date, timedelta
 
@@ -22,6 +23,7 @@ DS = date(2017, 10, 31)
 GOOD, BETTER, BAD = [0.5] * 4, [0.6] * 4, [0.2] * 4
 LENIENT = {"min_users": 4, "canary_users": 0, "popularity_margin": -1, "item_knn_margin": -1}
 """A gate that passes what is worse than both baselines."""
+FORCED = Namespace(force=True)
 
 
 class Crash(BaseException):
@@ -202,6 +204,25 @@ def test_changed_gate_settings_reopen_a_hold(registry, night_of):
     night = again(night)
     night.settings = Settings.model_validate({"gate": LENIENT})
     assert [row["outcome"] for row in run(night)] == ["hold", "promote"]
+
+
+def test_force_decides_again_about_what_the_gate_did_not_pass(registry, night_of):
+    night = night_of([0.1] * 4)
+    run(night)
+    forced = replace(again(night), options=FORCED)
+    assert [row["outcome"] for row in run(forced)] == ["hold", "hold"]
+    assert len(run(again(night))) == 2
+
+
+def test_op03_force_does_not_decide_again_about_what_the_gate_passed(registry, night_of):
+    night = night_of(GOOD)
+    ledger = run(night)
+    assert run(replace(again(night), options=FORCED)) == ledger
+    operations.hold(registry, "wait")
+    kept_back = night_of(BETTER, DS + timedelta(days=1))
+    (row,) = run(kept_back)
+    assert (row["verdict"], row["outcome"]) == ("promote", "hold")
+    assert run(replace(again(kept_back), options=FORCED)) == [row]
 
 
 def test_a_hold_is_reopened_by_other_settings_than_its_own_only(registry, night_of):

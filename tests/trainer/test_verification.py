@@ -42,6 +42,16 @@ def test_an_interrupted_move_is_one_finding(two_champions):
     assert wrongs(two_champions) == ["rollback of version 1 was interrupted"]
 
 
+def test_an_interrupted_promotion_is_mended_without_holding_the_registry(two_champions):
+    Journal(two_champions.root).append("promote", "intent", "operator", "better", 1, 2)
+    ((finding,), _) = verify(two_champions)
+    command = shlex.split(finding.mend.split(",")[0])
+    command += ["--root", str(two_champions.root)]
+    subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
+    assert wrongs(two_champions) == []
+    assert Journal(two_champions.root).hold() is None
+
+
 def test_a_broken_journal_is_named(two_champions):
     path = two_champions.root / JOURNAL_FILE
     path.write_bytes(path.read_bytes().replace(b"promote", b"PROMOTE", 1))
