@@ -76,6 +76,14 @@ class Contract:
     stage: str
     about: str
     may_be_empty: bool = False
+    is_ledger: bool = False
+    """Whether rows are only ever added, so that its stage cannot make them again."""
+
+    @property
+    def mend(self) -> str:
+        """What to do about a file that is missing or damaged."""
+        again = "" if self.is_ledger else f"re-run python -m {self.stage} for this date, or "
+        return f"{again}restore the file"
 
     @property
     def schema(self) -> pa.Schema:

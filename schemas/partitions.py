@@ -116,7 +116,7 @@ def current_run(folder: Path) -> str:
         CorruptPartitionError: The pointer is no pointer.
     """
     try:
-        return _read_pointer(folder, "the stage of this table")["run"]
+        return _read_pointer(folder, "re-run its stage for this date, or restore the file")["run"]
     except FileNotFoundError:
         return ""
 
@@ -130,7 +130,7 @@ def began(run: str) -> int:
     return int(run.split("-")[0])
 
 
-def _read_pointer(folder: Path, stage: str) -> dict[str, str]:
+def _read_pointer(folder: Path, mend: str) -> dict[str, str]:
     file = folder / POINTER
     try:
         pointer = json.loads(file.read_text())
@@ -138,8 +138,7 @@ def _read_pointer(folder: Path, stage: str) -> dict[str, str]:
         began(known["run"])
         return known
     except (ValueError, KeyError, TypeError) as error:
-        fix = f"re-run {stage} for this date, or restore the file"
-        raise CorruptPartitionError(f"{file} damaged", "a run and its digest", fix) from error
+        raise CorruptPartitionError(f"{file} damaged", "a run and its digest", mend) from error
 
 
 def find(root: Path, contract: Contract, ds: date) -> Partition | None:
@@ -150,7 +149,7 @@ def find(root: Path, contract: Contract, ds: date) -> Partition | None:
     """
     folder = partition_path(root, contract, ds)
     try:
-        pointer = _read_pointer(folder, f"python -m {contract.stage}")
+        pointer = _read_pointer(folder, contract.mend)
     except FileNotFoundError:
         return None
     path = folder / f"run={pointer['run']}"
@@ -234,7 +233,7 @@ def _verify(contract: Contract, path: Path, manifest_sha256: str) -> Manifest:
         return CorruptPartitionError(
             found,
             "the files its manifest lists, unchanged",
-            f"re-run python -m {contract.stage} for this date, or restore the file",
+            contract.mend,
         )
 
     if not (path / MANIFEST).is_file():

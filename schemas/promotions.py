@@ -54,6 +54,7 @@ def _contract(version: int, outcomes: tuple[str, ...], more: tuple[Field, ...]) 
             required("scorecards_digest", pa.string(), "content digest of the scorecards read"),
             *more,
         ],
+        is_ledger=True,
     )
 
 

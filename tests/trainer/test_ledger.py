@@ -1,5 +1,8 @@
 from datetime import date, timedelta
 
+import pytest
+
+from schemas.errors import CorruptPartitionError
 from trainer import promotion
 from trainer.ledger import decisions, last_promotion, opponent, served
 
@@ -15,6 +18,16 @@ def run(night):
 def test_a_night_without_decisions_has_an_empty_ledger(tmp_path):
     assert decisions(tmp_path, DS) == []
     assert last_promotion(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["part-00000.parquet", "CURRENT"])
+def test_op08_nobody_is_told_to_make_decisions_again_that_were_damaged(registry, night_of, name):
+    run(night_of(GOOD))
+    (file,) = (registry.root / "tables" / "promotions").rglob(name)
+    file.write_bytes(b"")
+    with pytest.raises(CorruptPartitionError) as error:
+        decisions(registry.root, DS)
+    assert error.value.fix == "restore the file"
 
 
 def test_a_new_candidate_meets_the_champion(registry, night_of):
