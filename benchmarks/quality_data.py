@@ -266,8 +266,8 @@ _BEAUTY_START: dict[str, dict[str, Changes]] = {
     },
 }
 _SLOWER: dict[str, Changes] = {
-    # What Beauty's baselines were best with. The first choices are those of the method there, and
-    # no loss may win because another was tried at its rival's rate and dropout only.
+    # What Beauty's baselines were best with. The first choices are those of the method there, with
+    # GRU4Rec and SASRec: no loss may win because another was tried at its rival's only.
     "mlp": {"training.learning_rate": 5e-4},
     "deepfm": {"training.learning_rate": 5e-4, "training.dropout": 0.5},
     "gru4rec": {"training.learning_rate": 1e-3, "training.dropout": 0.4},

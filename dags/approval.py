@@ -148,7 +148,12 @@ class AskOperator(ApprovalOperator):
 
 
 class AnsweredOperator(StageOperator):
-    """The stage that decides, given the answer to its decision where somebody was asked."""
+    """The stage that decides, given the answer to its decision where somebody was asked.
+
+    What was decided and answered is not to be decided again: `force` was for the task before.
+    """
+
+    may_be_forced = False
 
     def __init__(self, **arguments: Any) -> None:
         # It goes on after a decision that asked nobody, and not where the night was skipped.

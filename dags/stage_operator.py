@@ -59,6 +59,8 @@ class StageOperator(BaseOperator):
     """
 
     ui_color = "#e8e2f4"
+    may_be_forced = True
+    """Whether the run's `force` is passed on."""
 
     def __init__(
         self,
@@ -152,7 +154,7 @@ class StageOperator(BaseOperator):
         command = [os.environ.get(PYTHON_VARIABLE, sys.executable), "-m", self.module]
         command += ["--ds", ds.isoformat(), "--root", str(self.root)]
         command += ["--settings", str(self.settings_file)]
-        command += ["--force"] if params.get("force") else []
+        command += ["--force"] if self.may_be_forced and params.get("force") else []
         command += own
         environment = os.environ | changed | {PARENT_VARIABLE: str(os.getpid())}
         self.log.info("%s started: %s", self.task_id, _as_typed(changed, command))

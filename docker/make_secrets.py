@@ -47,7 +47,7 @@ def add_missing(file: Path, names: list[str]) -> list[str]:
 
 
 def _has(text: str, name: str) -> bool:
-    return bool(re.search(rf"^{name}=.", text, re.MULTILINE))
+    return bool(re.search(rf"^\s*(?:export\s+)?{name}\s*=[ \t]*\S", text, re.MULTILINE))
 
 
 def main(arguments: list[str]) -> int:

@@ -111,7 +111,7 @@ def _start(name: str, settings: SparkSettings, options: str = "") -> SparkContex
     spark.setLogLevel("ERROR")
     if not _is_local(settings):
         archive = _zip_code(Path(SparkFiles.getRootDirectory()) / "code" / f"{CODE}.zip")
-        spark.addArchive(f"{archive}#{CODE}")
+        spark.addArchive(f"{archive.as_uri()}#{CODE}")
     return spark
 
 

@@ -116,7 +116,9 @@ def current_run(folder: Path) -> str:
         CorruptPartitionError: The pointer is no pointer.
     """
     try:
-        return _read_pointer(folder, "re-run its stage for this date, or restore the file")["run"]
+        return _read_pointer(folder, "restore the file, or, but for promotions, re-run its stage")[
+            "run"
+        ]
     except FileNotFoundError:
         return ""
 

@@ -67,6 +67,8 @@ class Journal:
     root: Path
     finished: Entry | None = None
     """What whoever holds the lock has finished for a killed process."""
+    served: int | None = None
+    """The champion before that; None without one."""
 
     @property
     def path(self) -> Path:

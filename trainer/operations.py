@@ -39,23 +39,17 @@ def exclusive(registry: Registry, *, dry_run: bool = False) -> Iterator[Journal]
     """
     with lock(registry.root):
         journal = Journal(registry.root)
-        if not dry_run:
-            journal = Journal(registry.root, recover(registry, journal))
-        elif intent := journal.pending():
+        if (intent := journal.pending()) and not dry_run:
+            champion = registry.champion()
+            _apply(registry, journal, intent)
+            journal = Journal(registry.root, intent, champion.number if champion else None)
+        elif intent:
             raise RegistryError(
                 f"an interrupted {intent.action} of version {intent.version}",
                 "nothing to finish: a dry run changes nothing",
                 "run it without --dry-run, or any night's promotion, which finish it first",
             )
         yield journal
-
-
-def recover(registry: Registry, journal: Journal) -> Entry | None:
-    """Finishes the last move where its intent was never done; returns that intent."""
-    intent = journal.pending()
-    if intent:
-        _apply(registry, journal, intent)
-    return intent
 
 
 def move(
@@ -152,12 +146,12 @@ def rollback(
         if number is None and finished and finished.action == "rollback":
             # Whoever repeats an interrupted rollback means that one, not a further one.
             return Outcome("rollback that was interrupted; held until released", champion)
-        if number is None and finished:
+        if number is None and finished and finished.replaces == journal.served:
             raise RegistryError(
-                f"an interrupted promotion of version {finished.version} in place of "
-                f"{finished.replaces}, which is finished now",
-                "a rollback by somebody who knows what served last",
-                f"repeat it to go back to {finished.replaces}, or name another with --to",
+                f"an interrupted promotion of version {finished.version}, which is finished now: "
+                f"until then version {journal.served} served",
+                "a rollback from what serves now",
+                f"repeat it to go back to {journal.served}, or name another with --to",
             )
         if number is None:
             number = _replaced_by(registry, journal, champion)

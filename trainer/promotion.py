@@ -150,9 +150,9 @@ def record(
 def _standing_decision(night: Night, case: Case, champion: Version | None) -> Row | None:
     """The decision on these weights and scorecards, unless other settings may change it.
 
-    What the gate passed stands where `--force` is given: it reopens only what it did not pass. A
-    promotion stands. So does any other outcome, except that changed settings reopen it as long as
-    the champion has not been trained on newer data.
+    A promotion stands. So does any other outcome, except that changed settings reopen it, and
+    `--force` what the gate did not pass, as long as the champion has not been trained on newer
+    data.
     """
     digest = case.scorecards.manifest.content_digest
     same = [
@@ -162,12 +162,12 @@ def _standing_decision(night: Night, case: Case, champion: Version | None) -> Ro
     ]
     if not same or same[-1]["outcome"] == "promote":
         return same[-1] if same else None
-    if getattr(night.options, "force", False) and same[-1]["verdict"] != "promote":
-        return None
+    is_forced = getattr(night.options, "force", False) and same[-1]["verdict"] != "promote"
     digests = decided_with(find_ledger(night.root, night.ds))
     decided_at = same[-1]["decided_at"].isoformat()
     is_same_gate = digests.get(decided_at) == night.settings.digest(STAGE_SETTINGS)
-    return same[-1] if is_same_gate or is_newer(champion, case) else None
+    is_open = is_forced or not is_same_gate
+    return None if is_open and not is_newer(champion, case) else same[-1]
 
 
 def _held(decision: Decision, journal: Journal) -> Decision:

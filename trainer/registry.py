@@ -148,12 +148,15 @@ class Registry:
         if found != f"weights {version.weights_sha256}":
             # A night that is repeated registers weights again whose artifact was collected.
             tags = self.client.get_model_version(self.name, str(version.number)).tags
-            again = f"re-run the night of {version.ds}"
-            other = "have another version serve (python -m trainer.registry rollback)"
+            mend, champion = "restore the artifact store", self.champion()
+            if TAG + DELETED in tags:
+                mend += f", or re-run the night of {version.ds}"
+            elif champion and champion.number == version.number:
+                mend += ", or python -m trainer.registry rollback --reason 'no artifact'"
             raise RegistryError(
                 f"version {version.number} of {self.name} with {found}",
                 f"weights {version.weights_sha256}",
-                f"restore the artifact store, or {again if TAG + DELETED in tags else other}",
+                mend,
             )
         return folder
 

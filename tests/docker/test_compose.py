@@ -166,6 +166,16 @@ def test_a_secret_that_a_file_lacks_is_added_to_those_it_has(tmp_path):
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize(
+    "line", ["COMPOSE_PROJECT_NAME=second", "export COMPOSE_PROJECT_NAME = 'x'"]
+)
+def test_the_name_of_the_containers_is_kept_however_it_is_written(tmp_path, line):
+    file = tmp_path / "env"
+    file.write_text(f"{line}\n")
+    make_secrets(file)
+    assert file.read_text().count("COMPOSE_PROJECT_NAME") == 1
+
+
 def test_git_ignores_secrets_and_wheels():
     paths = [".env", "docker/wheels/torch.whl"]
     found = subprocess.run(

@@ -281,12 +281,25 @@ def test_op05_a_rollback_that_finds_an_interrupted_promotion_asks_again(
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
         broken.setattr(Registry, "point", interrupted_at(CHAMPION, Registry.point))
         promotion.main(night)
-    # Version 2 serves and is bad; its rollback would end at 2, the one that 3 has just replaced.
-    with pytest.raises(RegistryError, match="promotion of version 3 in place of 2, which is fin"):
+    # Version 2 is bad, and what 3 has just replaced: a rollback from 3 would end there.
+    with pytest.raises(RegistryError, match="until then version 2 served; exp"):
         operations.rollback(registry, None, "2 is bad")
     assert served(registry) == (3, 2)
     operations.rollback(registry, 1, "2 is bad")
     assert served(registry) == (1, 3)
+
+
+def test_op05_one_rollback_is_enough_where_the_interrupted_promotion_served_already(
+    registry, decided, next_night, monkeypatch
+):
+    decided(2)
+    night = next_night()
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(Journal, "append", interrupted_when_done(Journal.append))
+        promotion.main(night)
+    assert served(registry) == (3, 2)
+    operations.rollback(registry, None, "3 is bad")
+    assert served(registry) == (2, 3)
 
 
 def test_op05_a_damaged_ledger_of_another_night_keeps_nobody_from_a_rollback(registry, decided):
@@ -351,6 +364,15 @@ def test_a_dry_run_leaves_what_was_interrupted_to_others(
             operation("worse", dry_run=True)
     assert (registry.root / JOURNAL_FILE).read_bytes() == before
     assert registry.champion().number == 1
+
+
+def interrupted_when_done(append):
+    def interrupted(self, action, state, *arguments):
+        if state == "done":
+            raise KeyboardInterrupt
+        return append(self, action, state, *arguments)
+
+    return interrupted
 
 
 def interrupted_at(alias, point):
