@@ -147,6 +147,9 @@ def _examine(day: date, folder: Path, name: Path, events: EventsSettings) -> Eve
             f"a name that ends with {', '.join(FORMATS)}",
             "rename the file, or hide it from Penumbra with a leading _",
         )
+    if ":" in path.name:  # Hadoop's file systems take it for the end of a scheme
+        fix = "rename the file, or hide it from Penumbra with a leading _"
+        raise DataError(str(path), "a name without a colon, which Spark cannot read", fix)
     if FORMATS[suffix] == "parquet":
         return _examine_parquet(day, path, str(name))
     if FORMATS[suffix] == "csv":

@@ -29,7 +29,15 @@ from schemas.errors import HealthError
 from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
 from schemas.items import ITEMS
-from schemas.partitions import Input, Partition, get, published_dates, window
+from schemas.partitions import (
+    Input,
+    Partition,
+    current_run,
+    get,
+    partition_path,
+    published_dates,
+    window,
+)
 from schemas.settings import HealthSettings, Settings
 
 Limits = tuple[float | None, float | None]
@@ -103,18 +111,31 @@ def main(night: Night) -> None:
 def passed_over(night: Night) -> list[date]:
     """Earlier days of the window, since the first that was judged, that nobody has judged.
 
-    Their night never ran, or died before it came to this: an outage, or a late delivery. It is too
-    late for what the catalogue has learned, as a first night does from all days before it.
+    Their night never ran, or died before it came to this, or they were delivered again since: an
+    outage, a correction, or what came late. It is too late for what the catalogue has learned, as a
+    first night does from all days before it.
     """
     start = night.ds - timedelta(days=night.settings.events.history_days - 1)
     judged = published_dates(night.root, HEALTH)
     since = max(start, min(judged, default=night.ds))
     days = published_dates(night.root, INTERACTIONS)
-    new = [day for day in days if since <= day < night.ds and day not in judged]
+    days = [day for day in days if since <= day < night.ds]
+    health = {day: get(night.root, HEALTH, day) for day in days if day in judged}
+    root = night.root
+    new = [day for day in days if day not in health or not is_made_of(root, health[day], day)]
     nights = [day for day in published_dates(night.root, ITEMS) if new and day < night.ds]
-    learned = get(night.root, ITEMS, max(nights)).manifest.inputs if nights else []
-    known = {source["ds"] for source in learned if source["table"] == INTERACTIONS.table}
-    return [day for day in new if day.isoformat() not in known]
+    learned = get(night.root, ITEMS, max(nights)) if nights else None
+    return [day for day in new if learned is None or not is_made_of(root, learned, day)]
+
+
+def is_made_of(root: Path, partition: Partition, day: date) -> bool:
+    """Whether a partition was made of a day's interactions as they are published now."""
+    for source in partition.manifest.inputs:
+        if (source["table"], source["ds"]) == (INTERACTIONS.table, day.isoformat()):
+            is_same = source["run"] == current_run(partition_path(root, INTERACTIONS, day))
+            published = None if is_same else get(root, INTERACTIONS, day).manifest
+            return published is None or source["digest"] == published.content_digest
+    return False
 
 
 def judge_day(night: Night, ds: date, *, is_enforced: bool) -> tuple[list[Row], Partition]:

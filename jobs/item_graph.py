@@ -67,6 +67,9 @@ def main(night: Night) -> None:
     num_items = items.manifest.rows
     check_catalogue(sequences, ("item_indices",), num_items)
     slices, size = measure(sequences, settings)
+    # Tasks make room for the window, and no history reaches further than this.
+    reach = max(1, min(settings.window, size["longest_history"] - 1))
+    settings = settings.model_copy(update={"window": reach})
     clock.lap("budget")
     spark = context("item_graph", night.settings.spark)
     clock.lap("start_spark")

@@ -59,14 +59,17 @@ def _read_csv(spark: SparkSession, paths: list[str], columns: tuple[str, ...]) -
 def _read_json(spark: SparkSession, paths: list[str], _: tuple) -> DataFrame:
     lines = spark.read.options(**LITERAL_PATHS).text(paths)
     lines = lines.where(F.col("value").rlike(r"[^\x00-\x20]"))
-    parsed = F.try_parse_json("value")
-    found = {name: F.try_variant_get(parsed, f"$.{name}", "variant") for name in EVENTS.columns}
-    is_nested = F.lit(False)
-    for value in found.values():
-        kind = F.coalesce(F.schema_of_variant(value), F.lit(""))
-        is_nested |= kind.rlike("^(OBJECT|ARRAY)")
-    is_object = F.coalesce(F.schema_of_variant(parsed), F.lit("")).startswith("OBJECT")
-    is_split = is_object & ~is_nested
+    # As the only entry of a list: by itself the parser stops after an object, whatever follows it.
+    parsed = F.try_parse_json(F.concat(F.lit("["), "value", F.lit("]")))
+    found = {name: F.try_variant_get(parsed, f"$[0].{name}", "variant") for name in EVENTS.columns}
+    is_lossy = F.lit(False)
+    for name, value in found.items():
+        # A number of too many digits is a DOUBLE, and ids that differ in the last are one.
+        lossy = "OBJECT|ARRAY|DOUBLE" if name in ("user_id", "item_id") else "OBJECT|ARRAY"
+        is_lossy |= F.coalesce(F.schema_of_variant(value), F.lit("")).rlike(f"^({lossy})")
+    first, second = (F.try_variant_get(parsed, f"$[{n}]", "variant") for n in (0, 1))
+    is_object = F.coalesce(F.schema_of_variant(first), F.lit("")).startswith("OBJECT")
+    is_split = is_object & second.isNull() & ~is_lossy
     values = {
         name: F.when(is_split, F.try_variant_get(value, "$", "string"))
         for name, value in found.items()
@@ -83,12 +86,18 @@ def _read_parquet(
     if dict(types)["event_time"] == "bigint":
         values["event_time"] = F.timestamp_micros(F.expr("event_time div 1000"))
     time_type = dict(types)["event_time"]
-    text = {name: value.cast("string") for name, value in values.items()}
+    found = {name: value.cast("string") for name, value in values.items()}
+    is_text = F.lit(True)
+    for value in found.values():
+        is_text &= F.coalesce(F.is_valid_utf8(value), F.lit(True))
+    text = {name: F.when(is_text, value) for name, value in found.items()}
+    readable = (F.make_valid_utf8(value).alias(name) for name, value in found.items())
+    raw = F.when(~is_text, F.to_json(F.struct(*readable)))
     at = _time(text["event_time"]) if time_type == "string" else values["event_time"]
     weight = values.get("weight", F.lit(None))
     is_text = dict(types).get("weight", "string") == "string"
     amount = _number(weight.cast("string")) if is_text else weight
-    return _rows(rows, text, at, amount, F.lit(None))
+    return _rows(rows, text, at, amount, raw)
 
 
 READERS: dict[str, Callable[[SparkSession, list[str], tuple], DataFrame]] = {

@@ -1,8 +1,8 @@
 """Settings of the Spark jobs, section by section."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class UnfitError(ValueError):
@@ -61,6 +61,14 @@ class HealthSettings(Frozen):
     """How far the items' Jensen-Shannon divergence may lie above the median of all days'."""
     freshness_hours: float = Field(336.0, gt=0)
     """Hours since the champion's last training day; the holdout's days are part of them."""
+
+    @model_validator(mode="after")
+    def _volume_can_be_judged(self) -> Self:
+        # A weekday comes once a week.
+        if self.weeks < self.min_days:
+            expected = f"at least health.min_days = {self.min_days}"
+            raise UnfitError("health.weeks", self.weeks, expected)
+        return self
 
 
 class SplitSettings(Frozen):

@@ -122,6 +122,7 @@ def test_blank_lines_are_not_counted_and_any_line_ending_is(folder, look):
     ("name", "content", "found"),
     [
         ("a.txt", b"x", r"a\.txt, whose format its name does not tell"),
+        ("10:00.csv", CSV.encode(), r"10:00\.csv; expected a name without a colon"),
         ("a.parquet", b"user_id,item_id,event_time\n", r"a\.parquet, which is not what .*magic"),
         ("a.parquet", b"", r"a\.parquet, which is not what"),
         ("a.csv.gz", CSV.encode(), r"a\.csv\.gz, which is not what .*Not a gzipped file"),

@@ -162,6 +162,22 @@ def test_op14_a_day_without_a_night_of_its_own_is_judged_before_tonights(
     main(make_night())
 
 
+@pytest.mark.parametrize("is_learned", [True, False])
+def test_op14_a_day_that_is_delivered_again_is_judged_again(
+    weeks, day, make_night, tmp_path, is_learned
+):
+    first = day(1, 10)
+    main(night_of(make_night, 1))
+    if is_learned:
+        publish_items(tmp_path, first)
+    day(0, 10)
+    day(1, 10)  # the same rows in a new run
+    main(make_night())
+    day(1, 1, items="x")
+    with pytest.raises(HealthError, match="2017-10-30 in the window, stopped by its drift; "):
+        main(make_night())
+
+
 def test_op14_a_dry_run_of_tonight_accepts_no_day_before_it(weeks, day, make_night, capsys):
     day(2, 10)
     main(night_of(make_night, 2))
@@ -179,16 +195,20 @@ def test_op14_days_that_the_catalogue_has_learned_are_not_judged_after_the_fact(
     weeks, day, make_night, tmp_path
 ):
     """The first night judges none of the days before it; then an older one is back-filled."""
-    cut_off = day(3, 10, hours=9)
-    run = draft(tmp_path, ITEMS, DS - timedelta(days=1), new_token())
-    item = {"item_index": 1, "item_id": "a", "support": 1}
-    item |= dict.fromkeys(("first_seen", "last_seen"), MIDNIGHT)
-    run.write(pa.Table.from_pylist([item], schema=ITEMS.schema))
-    publish(run, DS - timedelta(days=1), inputs=[cut_off.as_input()])
+    publish_items(tmp_path, day(3, 10, hours=9))
     main(night_of(make_night, 7))
     day(0, 10)
     main(make_night())
     assert find(tmp_path, HEALTH, DS - timedelta(days=3)) is None
+
+
+def publish_items(root, learned):
+    """Yesterday's catalogue, which was made of a day's interactions."""
+    run = draft(root, ITEMS, DS - timedelta(days=1), new_token())
+    item = {"item_index": 1, "item_id": "a", "support": 1}
+    item |= dict.fromkeys(("first_seen", "last_seen"), MIDNIGHT)
+    run.write(pa.Table.from_pylist([item], schema=ITEMS.schema))
+    publish(run, DS - timedelta(days=1), inputs=[learned.as_input()])
 
 
 def last_days(num_days):

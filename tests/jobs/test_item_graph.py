@@ -94,6 +94,15 @@ def test_the_graph_of_two_users_in_literal_numbers(catalogue, histories, graph):
     ]
 
 
+def test_a_window_beyond_every_history_takes_no_room_and_is_the_whole_history(
+    catalogue, histories, graph
+):
+    catalogue(3)
+    histories([[1, 2, 3], [2, 1]])
+    whole = edges(graph(window=2, position_decay=0.5))
+    assert edges(graph(window=10**12, position_decay=0.5)) == whole
+
+
 def test_a_forward_graph_leads_from_the_earlier_item_to_the_later(catalogue, histories, graph):
     catalogue(3)
     histories([[1, 2, 3], [2, 1]])

@@ -76,6 +76,35 @@ def test_json_lines_give_text_and_keep_what_is_no_flat_object(folder, read):
     ]
 
 
+def test_of_a_json_line_nothing_is_lost_and_no_id_is_rounded(folder, read):
+    one = '{"user_id": "u1", "item_id": "i", "event_time": "t"}'
+    large = "340282366920938463463374607431768211455"
+    lines = [
+        one,
+        one + one,
+        f"{one} {one}",
+        f"{one}, {one}",
+        f"{one}, null",
+        f"{one} garbage",
+        '{"user_id": ' + large + ', "item_id": "i", "event_time": "t"}',
+        '{"user_id": "' + large + '", "item_id": ' + large[:-1] + ', "event_time": "t"}',
+    ]
+    (folder / "a.jsonl").write_text("\n".join(lines))
+    whole = [(None, "u1", "i"), (None, large, large[:-1])]
+    assert sorted(read("raw", "user_id", "item_id"), key=repr) == sorted(
+        [*whole, *((line, None, None) for line in lines[1:7])], key=repr
+    )
+
+
+def test_parquet_text_that_is_no_utf8_is_kept_readable_and_split_into_nothing(folder, read):
+    ids = pa.array([b"caf\xe9", b"caf\xc3\xa9"], pa.binary()).view(pa.string())
+    columns = {"user_id": ["u", "v"], "item_id": ids, "event_time": [NOON] * 2}
+    pq.write_table(pa.table(columns), folder / "a.parquet")
+    (bad, good) = sorted(read("raw", "user_id", "item_id"), key=lambda row: row[0] is None)
+    assert good == (None, "v", "café")
+    assert bad[1:] == (None, None) and '"item_id":"caf\ufffd"' in bad[0]
+
+
 @pytest.mark.parametrize(
     "time",
     [
