@@ -94,6 +94,7 @@ def main(night: Night) -> None:
     """
     settings = night.settings.health
     for ds in passed_over(night):
+        print(f"health {ds}: judged now, since nobody has judged what is published", flush=True)
         judge_day(night, ds, is_enforced=True)  # a dry run is of its own day alone
     rows, published = judge_day(night, night.ds, is_enforced=settings.mode == "enforce")
     beyond = [row for row in rows if row.verdict == "beyond"]
@@ -109,7 +110,7 @@ def main(night: Night) -> None:
 
 
 def passed_over(night: Night) -> list[date]:
-    """Earlier days of the window, since the first that was judged, that nobody has judged.
+    """Earlier days of the window, since the first that was judged, whose rows nobody has judged.
 
     Their night never ran, or died before it came to this, or they were delivered again since: an
     outage, a correction, or what came late. It is too late for what the catalogue has learned, as a
@@ -163,6 +164,8 @@ def measure(today: Partition, earlier: Sequence[Partition], settings: HealthSett
     same_weekday = [
         day.manifest.rows for day in earlier if (today.ds - day.ds).days % DAYS_PER_WEEK == 0
     ]
+    # Of a weekday there is one in a week.
+    weekdays = min(settings.min_days, settings.weeks)
     rate, rates = quarantine_rate(today), [quarantine_rate(day) for day in earlier]
     drift, drifts = drift_of([*earlier, today])
 
@@ -176,7 +179,7 @@ def measure(today: Partition, earlier: Sequence[Partition], settings: HealthSett
         return None, usual + settings.max_drift_rise
 
     return [
-        judge("volume", today.manifest.rows, same_weekday, volume_limits, settings.min_days),
+        judge("volume", today.manifest.rows, same_weekday, volume_limits, weekdays),
         judge("quarantine_rate", rate, rates, rate_limits, settings.min_days),
         judge_age(age_hours(today), settings.max_age_hours),
         judge("drift", drift, drifts, drift_limits, settings.min_days),

@@ -18,6 +18,8 @@ ISO_TIME = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?$"
 """Spark would also take a bare time of day, as one of today."""
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 """Java would also take 1f, 0x1p3 and NaN."""
+END = "end of the line"
+"""Stands behind a line of JSON, so that nothing between is lost."""
 
 
 def raw_rows(spark: SparkSession, files: Sequence[EventFile]) -> DataFrame:
@@ -59,17 +61,18 @@ def _read_csv(spark: SparkSession, paths: list[str], columns: tuple[str, ...]) -
 def _read_json(spark: SparkSession, paths: list[str], _: tuple) -> DataFrame:
     lines = spark.read.options(**LITERAL_PATHS).text(paths)
     lines = lines.where(F.col("value").rlike(r"[^\x00-\x20]"))
-    # As the only entry of a list: by itself the parser stops after an object, whatever follows it.
-    parsed = F.try_parse_json(F.concat(F.lit("["), "value", F.lit("]")))
+    # In a list whose end is known: the parser stops after what it takes for the whole of a text.
+    parsed = F.try_parse_json(F.concat(F.lit("["), "value", F.lit(f',"{END}"]')))
     found = {name: F.try_variant_get(parsed, f"$[0].{name}", "variant") for name in EVENTS.columns}
     is_lossy = F.lit(False)
     for name, value in found.items():
-        # A number of too many digits is a DOUBLE, and ids that differ in the last are one.
+        # A number of too many digits, or with an exponent, is a DOUBLE: other ids may be the same.
         lossy = "OBJECT|ARRAY|DOUBLE" if name in ("user_id", "item_id") else "OBJECT|ARRAY"
         is_lossy |= F.coalesce(F.schema_of_variant(value), F.lit("")).rlike(f"^({lossy})")
-    first, second = (F.try_variant_get(parsed, f"$[{n}]", "variant") for n in (0, 1))
-    is_object = F.coalesce(F.schema_of_variant(first), F.lit("")).startswith("OBJECT")
-    is_split = is_object & second.isNull() & ~is_lossy
+    kind = F.schema_of_variant(F.try_variant_get(parsed, "$[0]", "variant"))
+    is_object = F.coalesce(kind, F.lit("")).startswith("OBJECT")
+    is_alone = F.coalesce(F.try_variant_get(parsed, "$[1]", "string") == END, F.lit(False))
+    is_split = is_object & is_alone & ~is_lossy
     values = {
         name: F.when(is_split, F.try_variant_get(value, "$", "string"))
         for name, value in found.items()

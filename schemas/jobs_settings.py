@@ -1,8 +1,8 @@
 """Settings of the Spark jobs, section by section."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class UnfitError(ValueError):
@@ -48,7 +48,8 @@ class HealthSettings(Frozen):
     weeks: int = Field(4, ge=1, le=5_200)
     """Weeks before the night's day that say what is usual."""
     min_days: int = Field(3, ge=2)
-    """Comparable days in them below which a number is recorded, not judged."""
+    """Comparable days in them below which a number is recorded, not judged; for the volume, which
+    has one such day a week, no more than `weeks`."""
     min_volume: float = Field(0.5, ge=0, le=1)
     """Least share of the usual interactions; usual is the same weekday's median."""
     max_volume: float = Field(2.0, ge=1)
@@ -61,14 +62,6 @@ class HealthSettings(Frozen):
     """How far the items' Jensen-Shannon divergence may lie above the median of all days'."""
     freshness_hours: float = Field(336.0, gt=0)
     """Hours since the champion's last training day; the holdout's days are part of them."""
-
-    @model_validator(mode="after")
-    def _volume_can_be_judged(self) -> Self:
-        # A weekday comes once a week.
-        if self.weeks < self.min_days:
-            expected = f"at least health.min_days = {self.min_days}"
-            raise UnfitError("health.weeks", self.weeks, expected)
-        return self
 
 
 class SplitSettings(Frozen):

@@ -146,12 +146,13 @@ def rollback(
         if number is None and finished and finished.action == "rollback":
             # Whoever repeats an interrupted rollback means that one, not a further one.
             return Outcome("rollback that was interrupted; held until released", champion)
-        if number is None and finished and finished.replaces == journal.served:
+        had_served = finished and journal.served == finished.version
+        if number is None and finished and finished.replaces and not had_served:
             raise RegistryError(
                 f"an interrupted promotion of version {finished.version}, which is finished now: "
                 f"until then version {journal.served} served",
                 "a rollback from what serves now",
-                f"repeat it to go back to {journal.served}, or name another with --to",
+                f"repeat it to go back to {finished.replaces}, or name another with --to",
             )
         if number is None:
             number = _replaced_by(registry, journal, champion)

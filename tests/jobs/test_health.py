@@ -171,8 +171,10 @@ def test_op14_a_day_that_is_delivered_again_is_judged_again(
     if is_learned:
         publish_items(tmp_path, first)
     day(0, 10)
+    judged = get(tmp_path, HEALTH, DS - timedelta(days=1)).manifest
     day(1, 10)  # the same rows in a new run
     main(make_night())
+    assert get(tmp_path, HEALTH, DS - timedelta(days=1)).manifest == judged
     day(1, 1, items="x")
     with pytest.raises(HealthError, match="2017-10-30 in the window, stopped by its drift; "):
         main(make_night())
@@ -240,6 +242,14 @@ def test_a_dry_run_records_and_says_what_would_have_stopped_the_night(
     main(make_night(Settings(health=HealthSettings(mode="dry_run"))))
     assert rows_of(tmp_path)["volume"]["verdict"] == "beyond"
     assert "volume 1 (usually 10) is beyond its limit, dry run" in capsys.readouterr().out
+
+
+def test_op14_volume_is_judged_in_fewer_weeks_than_other_numbers_need_days(
+    weeks, day, make_night, tmp_path
+):
+    day(0, 1)
+    with pytest.raises(HealthError, match=r"volume 1 \(usually 10\)"):
+        main(make_night(Settings(health=HealthSettings(weeks=2, min_days=3))))
 
 
 def test_volume_is_compared_with_the_same_weekday_only(day, make_night, tmp_path):

@@ -86,13 +86,17 @@ def test_of_a_json_line_nothing_is_lost_and_no_id_is_rounded(folder, read):
         f"{one}, {one}",
         f"{one}, null",
         f"{one} garbage",
+        f"{one}] garbage",
+        f"{one}], {one}",
+        f"{one},",
+        '{"user_id": "u", "item_id": 1e5, "event_time": "t"}',
         '{"user_id": ' + large + ', "item_id": "i", "event_time": "t"}',
         '{"user_id": "' + large + '", "item_id": ' + large[:-1] + ', "event_time": "t"}',
     ]
     (folder / "a.jsonl").write_text("\n".join(lines))
     whole = [(None, "u1", "i"), (None, large, large[:-1])]
     assert sorted(read("raw", "user_id", "item_id"), key=repr) == sorted(
-        [*whole, *((line, None, None) for line in lines[1:7])], key=repr
+        [*whole, *((line, None, None) for line in lines[1:11])], key=repr
     )
 
 

@@ -65,7 +65,6 @@ def test_a_bad_setting_names_its_key_and_what_is_allowed(tmp_path, line, message
         ("[schedule]\ncron = '0 */6 * * *'", r"schedule\.cron = .*; expected one night for every"),
         ("[schedule]\ncron = '0 2 1-30 * *'", r"schedule\.cron = .*; expected one night for every"),
         ("[schedule]\nfreshness_cron = '@nightly'", r"freshness_cron = '@nightly'; expected min"),
-        ("[health]\nweeks = 2", r"health\.weeks = 2; expected at least health\.min_days = 3"),
         ("[events]\nhistory_days = 14", r"history_days = 14, all of it .*; expected more .* = 14"),
         ("[schedule]\nstart_date = '2017-99-01'", r"schedule\.start_date = '2017-99-01'; expec"),
         ("[registry]\nmodel_name = 'team/a'", r"registry\.model_name = 'team/a'; expected string"),

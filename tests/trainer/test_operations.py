@@ -289,6 +289,17 @@ def test_op05_a_rollback_that_finds_an_interrupted_promotion_asks_again(
     assert served(registry) == (1, 3)
 
 
+def test_op05_a_rollback_after_an_interrupted_first_promotion_has_nowhere_to_go(
+    registry, next_night, monkeypatch
+):
+    night = next_night()
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(Registry, "point", interrupted_at(CHAMPION, Registry.point))
+        promotion.main(night)
+    with pytest.raises(RegistryError, match="version 1, which replaced none"):
+        operations.rollback(registry, None, "1 is bad")
+
+
 def test_op05_one_rollback_is_enough_where_the_interrupted_promotion_served_already(
     registry, decided, next_night, monkeypatch
 ):

@@ -214,6 +214,13 @@ def test_force_decides_again_about_what_the_gate_did_not_pass(registry, night_of
     assert len(run(again(night))) == 2
 
 
+def test_op06_force_does_not_decide_again_once_a_newer_model_serves(registry, night_of):
+    night = night_of([0.1] * 4)
+    ledger = run(night)
+    run(night_of(GOOD, DS + timedelta(days=1)))
+    assert run(replace(again(night), options=FORCED)) == ledger
+
+
 def test_op03_force_does_not_decide_again_about_what_the_gate_passed(registry, night_of):
     night = night_of(GOOD)
     ledger = run(night)

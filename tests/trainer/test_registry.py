@@ -114,8 +114,12 @@ def test_an_artifact_without_what_its_weights_need_is_named(registry, checkpoint
 def test_a_missing_artifact_is_named(registry, checkpoint, items):
     version = registry.register(checkpoint, items)
     (registry.download(version) / "weights.safetensors").unlink()
-    with pytest.raises(RegistryError, match=r"version 1 of penumbra with no artifact"):
+    with pytest.raises(RegistryError, match=r"version 1 of penumbra with no artifact") as error:
         registry.register(checkpoint, items)
+    assert error.value.fix == "restore the artifact store"
+    registry.point(CHAMPION, version)
+    with pytest.raises(RegistryError, match=r"store, or python -m trainer\.registry rollback"):
+        registry.download(version)
 
 
 def test_a_version_that_was_never_made_is_named(registry, checkpoint, items):
