@@ -92,8 +92,8 @@ def _old_files(root: Path, needed: set[tuple[str, str, str]], limit: float) -> I
             is_current = name == current_run(folder)
             if not is_current and not is_replaced_lately and (table, ds, name) not in needed:
                 yield from _if_old(root, run, limit)
-        for pointer in sorted(folder.glob(f".{POINTER}.*")):
-            yield from _if_old(root, pointer, limit)
+        for unmoved in sorted(folder.glob(f".{POINTER}.*")):
+            yield from _if_old(root, unmoved, limit)
     for state in sorted((root / "resume").glob("*/ds=*/*")):
         yield from _if_old(root, state, limit)
 

@@ -277,10 +277,7 @@ def test_op05_a_rollback_that_finds_an_interrupted_promotion_asks_again(
     registry, decided, next_night, monkeypatch
 ):
     decided(2)
-    night = next_night()
-    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(Registry, "point", interrupted_at(CHAMPION, Registry.point))
-        promotion.main(night)
+    interrupt_before_the_champion_moves(monkeypatch, next_night())
     # Version 2 is bad, and what 3 has just replaced: a rollback from 3 would end there.
     with pytest.raises(RegistryError, match="until then version 2 served; exp"):
         operations.rollback(registry, None, "2 is bad")
@@ -292,10 +289,7 @@ def test_op05_a_rollback_that_finds_an_interrupted_promotion_asks_again(
 def test_op05_a_rollback_after_an_interrupted_first_promotion_has_nowhere_to_go(
     registry, next_night, monkeypatch
 ):
-    night = next_night()
-    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(Registry, "point", interrupted_at(CHAMPION, Registry.point))
-        promotion.main(night)
+    interrupt_before_the_champion_moves(monkeypatch, next_night())
     with pytest.raises(RegistryError, match="version 1, which replaced none"):
         operations.rollback(registry, None, "1 is bad")
 
@@ -362,10 +356,7 @@ def test_a_dry_run_leaves_what_was_interrupted_to_others(
     registry, decided, next_night, monkeypatch
 ):
     decided(1)
-    night = next_night()
-    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(Registry, "point", interrupted_at(CHAMPION, Registry.point))
-        promotion.main(night)
+    interrupt_before_the_champion_moves(monkeypatch, next_night())
     before = (registry.root / JOURNAL_FILE).read_bytes()
     for operation in (
         partial(operations.rollback, registry, None),
@@ -375,6 +366,12 @@ def test_a_dry_run_leaves_what_was_interrupted_to_others(
             operation("worse", dry_run=True)
     assert (registry.root / JOURNAL_FILE).read_bytes() == before
     assert registry.champion().number == 1
+
+
+def interrupt_before_the_champion_moves(monkeypatch, night):
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(Registry, "point", interrupted_at(CHAMPION, Registry.point))
+        promotion.main(night)
 
 
 def interrupted_when_done(append):
