@@ -25,6 +25,8 @@ def environment(root: Path, settings_file: Path, port: int = 8080) -> dict[str, 
     home = root / HOME_FOLDER
     home.mkdir(parents=True, exist_ok=True)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
+    for name in ("no_proxy", "NO_PROXY"):  # the parts talk to each other on this host
+        inherited[name] = ",".join(filter(None, ["127.0.0.1,localhost", inherited.get(name)]))
     return inherited | {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",

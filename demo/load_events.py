@@ -163,7 +163,9 @@ def _file(name: str) -> Path:
         files = []
     paths = [Path(str(file.locate())) for file in files if file.name == name]
     if not paths or not paths[0].is_file():
-        raise MissingInputError(f"no {name} of {PACKAGE}", "the package installed", "make install")
+        raise MissingInputError(
+            f"no {name} of {PACKAGE}", "the package installed", "make clean install"
+        )
     return paths[0]
 
 

@@ -7,7 +7,6 @@ from datetime import date
 from pathlib import Path
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,6 +16,7 @@ from schemas.errors import CorruptPartitionError
 from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
 from schemas.items import ITEMS
+from schemas.names import names_of
 from schemas.partitions import Manifest, find, get
 from schemas.promotions import read_ledger
 from schemas.recommendations import RECOMMENDATIONS
@@ -51,7 +51,6 @@ def show_night(root: Path, ds: date, console: Console) -> None:
 
 def show_user(root: Path, ds: date, names_file: str, console: Console) -> None:
     """Prints one user's items so far beside the recommendations, by name."""
-    names = _names(root / names_file)
     user_id, history = _ordinary_history(root, ds)
     title = Text(f"User {user_id} on {ds}: {len(history)} actions", style="table.title")
     table = Table(title=title, title_justify="left")
@@ -62,9 +61,11 @@ def show_user(root: Path, ds: date, names_file: str, console: Console) -> None:
         counts[item] = counts.get(item, 0) + 1
     latest = {item: n for n, item in enumerate(history)}
     often = sorted(counts, key=lambda item: (-counts[item], -latest[item]))
-    so_far = [f"{counts[item]} × {names.get(item, item)}" for item in often[:SHOWN]]
     recommendations = get(root, RECOMMENDATIONS, ds).read()
     mine = recommendations.filter(pc.equal(recommendations["user_id"], user_id)).to_pylist()
+    known = {*counts, *(row["item_id"] for row in mine)}
+    names = names_of(root / names_file, known) if (root / names_file).is_file() else {}
+    so_far = [f"{counts[item]} × {names.get(item, item)}" for item in often[:SHOWN]]
     advised = [
         f"{r['rank']}. {names.get(r['item_id'], r['item_id'])}"
         + (" (seen before)" if r["item_id"] in counts else "")
@@ -186,11 +187,3 @@ def _ordinary_history(root: Path, ds: date) -> tuple[str, list[str]]:
     row = min(range(len(lengths)), key=lambda n: abs(lengths[n] - ORDINARY_HISTORY))
     chosen = sequences.slice(row, 1).to_pylist()[0]
     return chosen["user_id"], [item_ids[index - 1] for index in chosen["item_indices"]]
-
-
-def _names(path: Path) -> dict[str, str]:
-    """Product names by item, empty where there is no catalogue."""
-    if not path.is_file():
-        return {}
-    table = pq.read_table(path, columns=["item_id", "name"])
-    return dict(zip(table["item_id"].to_pylist(), table["name"].to_pylist(), strict=True))

@@ -9,7 +9,6 @@ Under `var/` are then: `events/` and `catalogue/` (made here), `tables/`, the mo
 """
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from demo.airflow_home import PROJECT, environment
 from demo.load_events import NIGHTS, SETTINGS_FILE, load_events
 from demo.nights import Result, run_nights
 from demo.report import digests, show_night, show_reports, show_user
-from schemas.command import Parser, parse_date
+from schemas.command import Parser, interrupt_when_told_to_end, parse_date
 from schemas.errors import PenumbraError
 from schemas.settings import load
 
@@ -31,7 +30,7 @@ from schemas.settings import load
 def main(arguments: Sequence[str]) -> int:
     """Runs what the command line asks for; 1 where a night fails."""
     console = Console()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt_when_told_to_end()
     try:
         return _run(_parse(arguments), console)
     except KeyboardInterrupt:
@@ -99,10 +98,10 @@ def _all_succeeded(results: Sequence[Result], nights: Sequence[date], console: C
                 highlight=False,
             )
             return False
+        for stage, error in result.errors.items():  # the report may fail in a night that succeeds
+            console.print(f"\n[red]{stage} of {result.ds} failed:[/]", highlight=False)
+            console.print(error, highlight=False, markup=False, soft_wrap=True)
         if result.state != "success":
-            for stage, error in result.errors.items():
-                console.print(f"\n[red]{stage} of {result.ds} failed:[/]", highlight=False)
-                console.print(error, highlight=False, markup=False, soft_wrap=True)
             console.print(f"Everything it said: {result.log}", highlight=False, soft_wrap=True)
             return False
     if len(results) < len(nights):

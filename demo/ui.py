@@ -9,6 +9,7 @@ give the day as `ds`.
 """
 
 import argparse
+import json
 import os
 import secrets
 import signal
@@ -25,11 +26,11 @@ from rich.console import Console
 
 from demo.airflow_home import HOME_FOLDER, PASSWORDS_FILE, PROJECT, environment
 from demo.load_events import SETTINGS_FILE
-from schemas.command import Parser
+from schemas.command import Parser, interrupt_when_told_to_end
 from schemas.errors import PenumbraError
 from schemas.settings import Settings, load
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK, USER = "127.0.0.1", "admin"
 AIRFLOW_PARTS = (
     ("api-server", "--workers", "1"),
     ("scheduler", "--skip-serve-logs"),
@@ -38,6 +39,8 @@ AIRFLOW_PARTS = (
 START_SECONDS = 180.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.5
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks loopback itself, whatever proxy the environment names."""
 
 
 class Server:
@@ -81,7 +84,7 @@ class Server:
 
 def main(arguments: Sequence[str]) -> int:
     """Serves until Ctrl-C; 1 where a server does not start or ends by itself."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt_when_told_to_end()
     servers: list[Server] = []
     try:
         options = _parse(arguments)
@@ -120,7 +123,7 @@ def _start(
 ) -> dict[str, str]:
     """Starts the servers; returns the addresses that tell when each is ready, by name."""
     logs, passwords = root / "logs", root / HOME_FOLDER / PASSWORDS_FILE
-    passwords.touch(mode=0o600)
+    choose_password(passwords)
     prepare = [sys.executable, "-m", "dags.embedded"]
     subprocess.run(prepare, cwd=PROJECT, env=home, check=True, stdout=subprocess.DEVNULL)
     for part in AIRFLOW_PARTS:
@@ -138,6 +141,13 @@ def _start(
     servers.append(Server("MLflow", command, home, logs / "ui-mlflow.log"))
     addresses["MLflow"] = f"http://{LOOPBACK}:{options.mlflow_port}/health"
     return addresses
+
+
+def choose_password(file: Path) -> None:
+    """Gives the one user a password, kept: Airflow would make one up and print it to its log."""
+    if not (file.exists() and file.stat().st_size):
+        file.touch(mode=0o600)
+        file.write_text(json.dumps({USER: secrets.token_urlsafe(12)}))
 
 
 def _serve(servers: Sequence[Server], addresses: Mapping[str, str], root: Path) -> int:
@@ -164,7 +174,7 @@ def _announce(server: Server, address: str, root: Path, console: Console) -> Non
     console.print(f"{name:<8} {base}   log: {server.log}", highlight=False, soft_wrap=True)
     if server.name.startswith("Airflow"):
         where = root / HOME_FOLDER / PASSWORDS_FILE
-        console.print(f"         user admin, password in {where}", highlight=False, soft_wrap=True)
+        console.print(f"         user {USER}, password in {where}", highlight=False, soft_wrap=True)
 
 
 def _stop(servers: Sequence[Server]) -> None:
@@ -177,7 +187,7 @@ def _stop(servers: Sequence[Server]) -> None:
 
 def _answers(address: str) -> bool:
     try:
-        with urllib.request.urlopen(address, timeout=2) as answer:
+        with OPENER.open(address, timeout=2) as answer:
             return answer.status == 200
     except (OSError, urllib.error.URLError):
         return False

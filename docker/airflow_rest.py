@@ -10,6 +10,8 @@ from typing import Any
 TIMEOUT_SECONDS = 30.0
 SECONDS_BETWEEN_POLLS = 2.0
 ENDED = ("success", "failed")
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Its addresses are on this host, whatever proxy the environment names."""
 
 
 def fetch(address: str, body: Any = None, method: str = "GET", token: str = "") -> Any:
@@ -22,7 +24,7 @@ def fetch(address: str, body: Any = None, method: str = "GET", token: str = "") 
     headers |= {"Authorization": f"Bearer {token}"} if token else {}
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(address, data, headers, method=method)
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+    with OPENER.open(request, timeout=TIMEOUT_SECONDS) as answer:
         return json.load(answer)
 
 

@@ -11,13 +11,15 @@ whatever `make up` runs. Then:
 3. both nights again without cluster, scheduler and servers, as `make demo` runs them: the tables
    must have equal content, and the metrics equal values.
 
-Removes all it made and checks that nothing is left. Exit code 0 where every check held.
+Removes all it made but the image, penumbra:smoke, and checks that nothing is left. Exit code 0
+where every check held.
 """
 
 import json
 import os
 import re
 import secrets
+import signal
 import socket
 import sys
 import tempfile
@@ -31,7 +33,7 @@ from typing import Any
 import make_secrets
 from airflow_rest import Airflow, fetch
 from memory import Memory
-from stack import PROJECT_FOLDER, Stack, StackError
+from stack import PROJECT_FOLDER, Stack, StackError, lines_of
 
 NIGHTS = ("2017-10-30", "2017-10-31")
 DAG = "nightly_retraining"
@@ -42,6 +44,8 @@ ROWS_NEEDED = ("interactions", "items", "soft_targets", "checkpoints", "recommen
 SECONDS_OF_A_NIGHT = 3600.0
 SECONDS_INTO_TRAINING = 4.0
 EMBEDDED = "/tmp/embedded"
+BUILD = ("PYTHON_IMAGE", "POSTGRES_IMAGE", "PIP_EXTRA_INDEX_URL", "PENUMBRA_UID")
+"""What this host needs to build, as .env has it; the image is another than that of `make up`."""
 LOCAL = {
     "PENUMBRA_REGISTRY__TRACKING_URI": "",
     "PENUMBRA_SCHEDULE__START_DATE": '"2000-01-01"',
@@ -75,6 +79,8 @@ def main() -> int:
         try:
             with running_stack(Path(folder), checks) as stack:
                 smoke(stack, Path(folder), checks)
+        except KeyboardInterrupt:
+            return 130
         except (StackError, OSError) as error:
             print(f"docker/smoke.py: {type(error).__name__}: {error}", file=sys.stderr)
             return error.exit_code if isinstance(error, StackError) else 1
@@ -86,6 +92,7 @@ def main() -> int:
 def running_stack(folder: Path, checks: Checks) -> Iterator[Stack]:
     """A stack of its own, healthy; removed at the end, and its logs kept where it went wrong."""
     env_file, settings = folder / "env", folder / "pipeline.toml"
+    env_file.write_text("".join(lines_of(PROJECT_FOLDER / ".env", BUILD)))
     make_secrets.main([str(env_file)])
     now = datetime.now(UTC)
     # No interval of this schedule ends within 12 hours: only the runs triggered here take place.
@@ -96,6 +103,10 @@ def running_stack(folder: Path, checks: Checks) -> Iterator[Stack]:
     folder.chmod(0o755)
     ports = dict(zip(("AIRFLOW_PORT", "MLFLOW_PORT", "SPARK_PORT"), free_ports(3), strict=True))
     variables = {"PENUMBRA_EVENTS": "events", "PENUMBRA_SETTINGS": str(settings), **ports}
+    variables |= {
+        "PENUMBRA_TAG": "smoke",
+        "AIRFLOW_URL": f"http://127.0.0.1:{ports['AIRFLOW_PORT']}",
+    }
     stack = Stack(f"penumbra-smoke-{secrets.token_hex(3)}", env_file, variables)
     try:
         stack.build()
@@ -253,4 +264,6 @@ def free_ports(number: int) -> Sequence[str]:
 
 if __name__ == "__main__":
     os.umask(0o022)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # the containers go, as after Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     sys.exit(main())

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 SECONDS_TO_START = 600.0
 SECONDS_BETWEEN_LOOKS = 2.0
-NOT_AVAILABLE, USAGE = 69, 64
+NOT_AVAILABLE, NO_INPUT, USAGE = 69, 66, 64
 PROJECT_VARIABLE = "COMPOSE_PROJECT_NAME"
 
 
@@ -158,9 +158,42 @@ def project_name(env_file: Path) -> str:
     Args:
         env_file: Lines `NAME=value`, perhaps with `export`, quotes or a comment.
     """
-    pattern = rf"^\s*(?:export\s+)?{PROJECT_VARIABLE}\s*=\s*[\"']?([\w-]*)"
-    written = re.findall(pattern, env_file.read_text(), re.MULTILINE)
-    return os.environ.get(PROJECT_VARIABLE) or "".join(written[-1:]) or "penumbra"
+    return setting(env_file, PROJECT_VARIABLE) or "penumbra"
+
+
+def setting(env_file: Path, name: str) -> str:
+    """The value of a variable for Compose: the environment's, else .env's; empty where unset."""
+    written = [line.partition("=")[2] for line in lines_of(env_file, [name])]
+    found = re.match(r"\s*(?:'([^']*)'|\"([^\"]*)\"|(.*?))\s*(?:\s#.*)?$", "".join(written[-1:]))
+    return os.environ.get(name) or "".join(filter(None, found.groups() if found else ()))
+
+
+def lines_of(env_file: Path, names: Iterable[str]) -> list[str]:
+    """The lines of a file of variables that give these a value; none where there is no file."""
+    text = env_file.read_text() if env_file.exists() else ""
+    pattern = rf"^\s*(?:export\s+)?(?:{'|'.join(names)})\s*="
+    return [line for line in text.splitlines(keepends=True) if re.match(pattern, line)]
+
+
+def check_settings(env_file: Path) -> None:
+    """Checks what Compose takes as it is: a missing path would become a folder of root's.
+
+    Raises:
+        StackError: A path of this host is not there, or Airflow's port moved without its address.
+    """
+    for name, is_there, expected in (
+        ("PENUMBRA_SETTINGS", Path.is_file, "a file"),
+        ("PENUMBRA_EVENTS", Path.is_dir, "a folder"),
+    ):
+        value = setting(env_file, name)
+        is_path = value.startswith((".", "/", "~"))  # else the name of a volume
+        if is_path and not is_there(PROJECT_FOLDER / Path(value).expanduser()):
+            raise StackError(f"{name}={value}", expected, ".env, or the path", NO_INPUT)
+    port = setting(env_file, "AIRFLOW_PORT")
+    if port and not setting(env_file, "AIRFLOW_URL"):
+        expected = "AIRFLOW_URL too, the address that people open and that alerts name"
+        fix = f"AIRFLOW_URL=http://127.0.0.1:{port} in .env"
+        raise StackError(f"AIRFLOW_PORT={port}", expected, fix, USAGE)
 
 
 def compose_command() -> list[str]:
@@ -221,6 +254,7 @@ def main(arguments: Sequence[str]) -> int:
             raise StackError("no .env", "one with secrets", "make secrets", USAGE)
         stack = Stack(project_name(env_file), env_file, {})
         if list(arguments) == ["up"]:
+            check_settings(env_file)
             _up(stack)
         elif list(arguments) == ["down"]:
             stack.down()

@@ -232,6 +232,13 @@ def _parse(stage: Stage) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def interrupt_when_told_to_end() -> None:
+    """Lets the end of a session do what Ctrl-C does, except where it was asked to be survived."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
 def existing_root(path: Path) -> Path:
     """The root of all tables for a command that only looks at what is there, absolute.
 

@@ -61,5 +61,5 @@ def _installed(name: str) -> Distribution:
 
 
 def _refused(found: str, expected: str) -> RegistryError:
-    fix = "serve and train from one requirements.lock: re-run make install, then the night"
+    fix = "serve and train from one requirements.lock: make clean install, then re-run the night"
     return RegistryError(found, expected, fix)

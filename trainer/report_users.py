@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from schemas.errors import DataError
+from schemas.names import names_of
 from schemas.partitions import Partition
 from schemas.settings import Settings
 from trainer.page import Person, Section, counted
@@ -16,7 +15,6 @@ from trainer.report_data import Tables, missing
 
 OFTENEST = 10
 """Items of a history that are shown."""
-NAMES_SETTING = "report.names in the settings"
 
 
 def users(root: Path, tables: Tables, settings: Settings) -> Section:
@@ -80,25 +78,6 @@ def _rows(partition: Partition, columns: list[str], user_ids: list[str]) -> Iter
     wanted = pa.array(user_ids, pa.string())
     for batch in partition.batches(columns, 65_536):
         yield from batch.filter(pc.is_in(batch["user_id"], wanted)).to_pylist()
-
-
-def names_of(file: Path, item_ids: set[str]) -> dict[str, str]:
-    """Names of some items; an item that has none, or an empty one, is not among them.
-
-    Raises:
-        DataError: It is no Parquet file with these two columns.
-    """
-    try:
-        found = pq.read_schema(file).names
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file}: {error}", "a Parquet file", NAMES_SETTING) from error
-    if not {"item_id", "name"} <= set(found):
-        raise DataError(f"columns {', '.join(found)} in {file}", "item_id and name", NAMES_SETTING)
-    table = pq.read_table(file, columns=["item_id", "name"]).select(["item_id", "name"])
-    table = table.cast(pa.schema([("item_id", pa.string()), ("name", pa.string())]))
-    table = table.filter(pc.is_in(table["item_id"], pa.array(sorted(item_ids), pa.string())))
-    pairs = zip(table["item_id"].to_pylist(), table["name"].to_pylist(), strict=True)
-    return {item: name for item, name in pairs if name}
 
 
 def _person(user: str, did: list[str], recommended: list[str], names: dict[str, str]) -> Person:

@@ -1,9 +1,14 @@
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 
-from demo.ui import Server
+import pytest
+
+from demo.airflow_home import environment
+from demo.ui import Server, choose_password
 
 PATIENT = "import time; print('up', flush=True); time.sleep(600)"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + PATIENT
@@ -33,3 +38,49 @@ def test_a_server_that_does_not_listen_is_killed(tmp_path):
     server.stop(time.monotonic() + 0.2)
     assert server.has_ended()
     assert server.process.returncode == -signal.SIGKILL
+
+
+def test_the_password_is_its_owners_and_stays(tmp_path):
+    file = tmp_path / "passwords.json"
+    file.touch(mode=0o600)
+    choose_password(file)
+    assert file.stat().st_mode & 0o777 == 0o600
+    chosen = file.read_text()
+    assert len(json.loads(chosen)["admin"]) >= 16
+    choose_password(file)
+    assert file.read_text() == chosen
+
+
+TOLD_TO_END = """
+import os, signal, sys
+from schemas.command import interrupt_when_told_to_end
+if sys.argv[2] == "nohup":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+interrupt_when_told_to_end()
+try:
+    os.kill(os.getpid(), int(sys.argv[1]))
+    print("survived")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "how", "said"),
+    [
+        (signal.SIGTERM, "", "interrupted"),
+        (signal.SIGHUP, "", "interrupted"),
+        (signal.SIGHUP, "nohup", "survived"),
+    ],
+)
+def test_a_closed_terminal_ends_what_it_started_as_ctrl_c_does(number, how, said):
+    command = [sys.executable, "-c", TOLD_TO_END, str(int(number)), how]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.split() == [said]
+
+
+def test_airflows_parts_reach_each_other_past_a_proxy(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "intranet")
+    monkeypatch.delenv("no_proxy", raising=False)
+    found = environment(tmp_path / "var", tmp_path / "pipeline.toml")
+    assert found["NO_PROXY"] == "127.0.0.1,localhost,intranet"
+    assert found["no_proxy"] == "127.0.0.1,localhost"

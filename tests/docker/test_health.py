@@ -1,5 +1,6 @@
 """The health check against a real server."""
 
+import os
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,14 +35,20 @@ def address():
         server.shutdown()
 
 
-def ask(*arguments):
-    return subprocess.run([sys.executable, PROGRAM, *arguments], capture_output=True, text=True)
+def ask(*arguments, **variables):
+    command = [sys.executable, PROGRAM, *arguments]
+    environment = {**os.environ, **variables}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("expected", [[], ["scheduler.status=healthy"]])
 def test_a_service_that_answers_as_expected_is_healthy(address, expected):
     ended = ask(f"{address}/good", *expected)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_proxy_that_docker_gave_the_container_is_not_asked(address):
+    assert ask(f"{address}/good", http_proxy="http://127.0.0.1:1").returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ import pytest
 
 from schemas.errors import DataError
 from schemas.health import HEALTH
+from schemas.names import names_of
 from schemas.settings import ReportSettings, Settings
 from trainer.report import main, page_of, path_of, tables_of, write
 from trainer.report_data import health_days
 from trainer.report_models import training
-from trainer.report_users import histories_of, names_of, users
+from trainer.report_users import histories_of, users
 from trainer.tracking import configure
 
 DS = date(2017, 10, 31)
