@@ -1,4 +1,8 @@
-"""Catalogue: whether a table's item indices exist, read from Parquet footers before any work."""
+"""Catalogue: whether a table's item indices exist, read from Parquet footers before any work.
+
+For tables whose lineage does not say which items they were made from; where it does,
+`refuse_other_source` has compared them.
+"""
 
 from collections.abc import Iterator
 

@@ -33,7 +33,7 @@ from schemas.command import Night, Stage, run
 from schemas.errors import DataError
 from schemas.item_graph import ITEM_GRAPH
 from schemas.items import ITEMS
-from schemas.partitions import Input, Partition, get
+from schemas.partitions import Input, Partition, get, refuse_other_source
 from schemas.sequences import SEQUENCES
 from schemas.settings import ItemGraphSettings, Settings
 
@@ -65,6 +65,7 @@ def main(night: Night) -> None:
     sequences = get(night.root, SEQUENCES, night.ds)
     items = get(night.root, ITEMS, night.ds)
     num_items = items.manifest.rows
+    refuse_other_source(sequences, items)
     check_catalogue(sequences, ("item_indices",), num_items)
     slices, size = measure(sequences, settings)
     # Tasks make room for the window, and no history reaches further than this.

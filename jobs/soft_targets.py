@@ -29,7 +29,7 @@ from schemas.command import Night, Stage, run
 from schemas.errors import DataError
 from schemas.item_graph import ITEM_GRAPH
 from schemas.items import ITEMS
-from schemas.partitions import Input, Partition, get
+from schemas.partitions import Input, Partition, get, refuse_other_source
 from schemas.sequences import SEQUENCES
 from schemas.settings import Settings, SoftTargetsSettings
 from schemas.soft_targets import SOFT_TARGETS
@@ -66,6 +66,8 @@ def main(night: Night) -> None:
         get(night.root, contract, night.ds) for contract in (ITEM_GRAPH, ITEMS, SEQUENCES)
     )
     num_items, limit_mb = items.manifest.rows, night.settings.spark.broadcast_limit_mb
+    refuse_other_source(sequences, items)
+    refuse_other_source(graph, items, sequences)
     check_catalogue(graph, ("item_index", "neighbour_index"), num_items)
     check_catalogue(sequences, ("item_indices",), num_items)
     clock.lap("verify")

@@ -75,6 +75,17 @@ class SplitSettings(Frozen):
     """Temporal: the days before the holdout, for early stopping; 0 trains without."""
 
     @property
+    def name(self) -> str:
+        """Such as temporal-7-7, days of validation and of the holdout, or leave_one_out."""
+        days = f"-{self.validation_days}-{self.holdout_days}"
+        return self.protocol + (days if self.protocol == "temporal" else "")
+
+    @property
+    def sizes(self) -> str:
+        """The settings that decide how much is held out."""
+        return "split.holdout_days" if self.protocol == "temporal" else "split.protocol"
+
+    @property
     def days_apart(self) -> int:
         """Days at the end of the window that no training action can come from."""
         return self.holdout_days + self.validation_days if self.protocol == "temporal" else 0

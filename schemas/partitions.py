@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from schemas.audit import file_sha256
 from schemas.contract import Contract
-from schemas.errors import CorruptPartitionError, MissingInputError
+from schemas.errors import CorruptPartitionError, DataError, MissingInputError
 
 POINTER, MANIFEST = "CURRENT", "manifest.json"
 
@@ -102,6 +102,25 @@ class Partition:
         """This partition as a line of lineage."""
         m = self.manifest
         return Input(m.table, m.ds, m.run, m.content_digest)
+
+
+def refuse_other_source(partition: Partition, *sources: Partition) -> None:
+    """Refuses a table that was made from other rows than those now published beside it.
+
+    Its item indices, or its users' positions, would be those of another night's work.
+
+    Raises:
+        DataError: Its lineage names another content of one of these tables.
+    """
+    m = partition.manifest
+    for source in sources:
+        found = {i["digest"] for i in m.inputs if i["table"] == source.manifest.table}
+        if found - {source.manifest.content_digest}:
+            raise DataError(
+                f"{m.table} of {m.ds} made from {source.manifest.table} {min(found)[:12]}",
+                f"from what is published, {source.manifest.content_digest[:12]}",
+                f"re-run python -m {m.stage} --ds {m.ds}, and what follows it",
+            )
 
 
 def partition_path(root: Path, contract: Contract, ds: date) -> Path:

@@ -25,7 +25,9 @@ class TrainingSettings(Frozen):
     tied_output: bool = True
     """Score items with the embeddings they are read by, or with a second set (false)."""
     warm_start: bool = False
-    """Start from the champion's weights where an earlier night's has tonight's architecture."""
+    """Start from the champion's weights where an earlier night's has tonight's architecture and
+    split.
+    """
     max_length: int = Field(100, ge=2)
     """L: most recent positions a model sees; longer histories are trained in windows of it."""
     loss: Literal[

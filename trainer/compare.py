@@ -7,8 +7,8 @@ A model is named by its scorecards, by its version in the registry or by the MLf
 training run (`trainer/sheets.py`). Of the nights that scored both models on one holdout, the
 newest is shown.
 
-The difference is A - B. Interval and relative difference are shares of B's mean, as the gate has
-them; where that is 0 the interval is of the plain difference.
+The difference is A - B. The relative difference is a share of B's mean and the interval is its
+own, as the gate has them; where that mean is 0 the interval is of the plain difference.
 """
 
 import argparse
@@ -78,15 +78,16 @@ def compare(
         metrics: Only these; all where it is empty.
 
     Raises:
-        UsageError: None of these metrics is there.
+        UsageError: One of these metrics is not of both models.
         DataError: A metric is not of the same users.
     """
     cards_a, cards_b = a.cards(), b.cards()
     both = sorted(cards_a.keys() & cards_b.keys(), key=lambda key: (key[0], _order(key[1])))
     chosen = [key for key in both if not metrics or key[1] in metrics]
-    if not chosen:
+    unknown = [metric for metric in metrics if metric not in {name for _, name in both}]
+    if unknown or not chosen:
         known = ", ".join(dict.fromkeys(metric for _, metric in both)) or "a metric of both models"
-        raise UsageError(f"metrics {', '.join(metrics) or 'of neither'}", known, "--metrics")
+        raise UsageError(f"metrics {', '.join(unknown) or 'of neither'}", known, "--metrics")
     return [_line(cards_a[key], cards_b[key], settings) for key in chosen]
 
 

@@ -40,7 +40,7 @@ from trainer.registry import Registry
 from trainer.scorer import Scorer
 from trainer.slices import slices_of
 from trainer.tracking import find_run
-from trainer.versions import Version, numbers_in
+from trainer.versions import CHAMPION, Version, numbers_in
 
 PRINTED = ("recall@10", "ndcg@10")
 
@@ -108,7 +108,8 @@ def evaluate(
             raise DataError(
                 f"no user with {'a new' if exclude_seen else 'an'} item in the holdout",
                 f"at least one of {len(holdout.counts.indptr) - 1} users",
-                "split.holdout_days and events.history_days in the settings, or the events",
+                ("evaluation.exclude_seen, " if exclude_seen else "")
+                + f"{settings.split.sizes} and events.history_days in the settings, or the events",
             )
         if len(holdout):
             slices = slices_of(holdout.counts, holdout.users, settings.evaluation)
@@ -181,10 +182,21 @@ def _log_figures(
     run.log_figures(figures.of_evaluation(rows, bins, run.subject, seen))
 
 
-def has_seen_holdout(trained_until: date | None, ds: date, settings: Settings) -> bool | None:
-    """Whether a model trained on days of tonight's holdout; None where it cannot be said."""
-    if trained_until is None or settings.split.protocol != "temporal":
+def has_seen_holdout(
+    trained_until: date | None, split: str, ds: date, settings: Settings
+) -> bool | None:
+    """Whether a model trained on actions of tonight's holdout; None where it cannot be said.
+
+    Args:
+        trained_until: Its last day; None without a model.
+        split: What its night was split by; empty where it does not say.
+        ds: The night.
+        settings: Tonight's; with leave-one-out, days say nothing, but another split does.
+    """
+    if trained_until is None:
         return None
+    if settings.split.protocol != "temporal":
+        return True if split and split != settings.split.name else None
     return trained_until > ds - timedelta(days=settings.split.holdout_days)
 
 
@@ -217,22 +229,32 @@ def main(night: Night) -> None:
         get(night.root, contract, night.ds) for contract in (CHECKPOINTS, ITEMS, SEQUENCES)
     )
     item_ids = items.read(["item_id"])["item_id"].to_pylist()
-    (row,) = checkpoint.read(["weights_sha256", "trained_until"]).to_pylist()
+    (row,) = checkpoint.read().to_pylist()
+    if row["sequences_digest"] != sequences.manifest.content_digest:
+        raise DataError(
+            f"a model trained on sequences {row['sequences_digest'][:12]}",
+            f"one trained on those published, {sequences.manifest.content_digest[:12]}",
+            f"re-run python -m trainer.training --ds {night.ds}, then this stage",
+        )
     tonight = scorer.from_checkpoint(checkpoint, items)
     contenders = [contender("candidate", row["weights_sha256"], tonight, item_ids)]
-    trained_until = {"candidate": row["trained_until"], "champion": None}
+    own_split = night.settings.split.name
+    has_seen = {
+        "candidate": has_seen_holdout(row["trained_until"], own_split, night.ds, night.settings),
+        CHAMPION: None,
+    }
     registry = Registry(night.root, night.settings)
     for champion in map(registry.get, numbers_in(night.inputs)):
-        trained_until["champion"] = champion.trained_until
+        has_seen[CHAMPION] = has_seen_holdout(
+            champion.trained_until, champion.split, night.ds, night.settings
+        )
         model = scorer.from_folder(registry.download(champion))
-        contenders.append(contender("champion", champion.weights_sha256, model, item_ids))
+        contenders.append(contender(CHAMPION, champion.weights_sha256, model, item_ids))
     cards = evaluate(sequences.read(), len(item_ids), contenders, night.settings)
     rows = scorecard_rows(cards, sequences.manifest.content_digest)
     _log_figures(night, checkpoint, cards, rows)
     scorecards = night.draft(SCORECARDS)
-    for name, day in trained_until.items():
-        has_seen = has_seen_holdout(day, night.ds, night.settings)
-        scorecards.notes[f"{name}_has_seen_holdout"] = has_seen
+    scorecards.notes |= {f"{name}_has_seen_holdout": seen for name, seen in has_seen.items()}
     scorecards.write(pa.Table.from_pylist(rows, schema=SCORECARDS.schema))
     night.publish(scorecards)
     print("\n".join(table_lines(cards)), flush=True)

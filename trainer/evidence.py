@@ -24,7 +24,9 @@ def paired_interval(
     """Bootstrap interval of the candidate's mean gain, as a share of the champion's mean.
 
     Users are resampled with replacement, both models' values together (paired percentile
-    bootstrap; Efron & Tibshirani 1993, ch. 13). A champion with mean 0 makes it the plain gain.
+    bootstrap; Efron & Tibshirani 1993, ch. 13), and each resample's gain is a share of its own
+    champion's mean: else the interval of a large gain would be too narrow. Where a resample has
+    none, the mean of all users stands for it in every one; where that is 0, it is the plain gain.
 
     Args:
         candidate_B: The metric per user.
@@ -37,12 +39,15 @@ def paired_interval(
     gains_B = candidate_B - champion_B
     generator = np.random.default_rng(settings.seed)
     block = max(1, DRAWS_AT_ONCE // len(gains_B))
-    means = []
+    gains, champions = np.empty(settings.num_resamples), np.empty(settings.num_resamples)
     for start in range(0, settings.num_resamples, block):
-        size = (min(block, settings.num_resamples - start), len(gains_B))
-        means.append(gains_B[generator.integers(len(gains_B), size=size)].mean(axis=1))
+        stop = min(start + block, settings.num_resamples)
+        users = generator.integers(len(gains_B), size=(stop - start, len(gains_B)))
+        gains[start:stop] = gains_B[users].mean(axis=1)
+        champions[start:stop] = champion_B[users].mean(axis=1)
+    shares = gains / (champions if champions.all() else champion_B.mean() or 1.0)
     tail = (1 - settings.confidence) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail]) / (champion_B.mean() or 1.0)
+    low, high = np.quantile(shares, [tail, 1 - tail])
     return float(low), float(high)
 
 

@@ -10,7 +10,7 @@ from schemas.command import Night
 from schemas.contract import PADDING_INDEX
 from schemas.errors import DataError
 from schemas.items import ITEMS
-from schemas.partitions import get
+from schemas.partitions import get, refuse_other_source
 from schemas.settings import TrainingSettings
 from schemas.soft_targets import SOFT_TARGETS
 from trainer.actions import target_counts
@@ -34,7 +34,9 @@ def prepare(night: Night, sequences: Sequences) -> tuple[Backbone, TrainingWindo
         DataError: Nothing to train on, or tables that do not fit together.
     """
     settings = night.settings.training
-    items = get(night.root, ITEMS, night.ds).read(("item_index", "item_id"))
+    catalogue = get(night.root, ITEMS, night.ds)
+    refuse_other_source(sequences.partition, catalogue)
+    items = catalogue.read(("item_index", "item_id"))
     num_items, facts = items.num_rows, sequences.facts
     if facts.greatest_item > num_items:
         raise DataError(
@@ -50,7 +52,9 @@ def prepare(night: Night, sequences: Sequences) -> tuple[Backbone, TrainingWindo
     # by which `move_to_recent_popularity` would move them once more.
     backbone.start_from(target_counts(sequences.actions, settings, num_items))
     if settings.loss in USE_SOFT_TARGETS:
-        rows = get(night.root, SOFT_TARGETS, night.ds).batches(num_rows=ROWS_AT_ONCE)
+        published = get(night.root, SOFT_TARGETS, night.ds)
+        refuse_other_source(published, catalogue, sequences.partition)
+        rows = published.batches(num_rows=ROWS_AT_ONCE)
         ids = sequences.user_ids()
         soft_targets = from_batches(rows, items, ids, settings, night.root)
     else:

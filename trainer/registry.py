@@ -213,6 +213,7 @@ def _tags(checkpoint: Partition) -> dict[str, str]:
     facts = {name: value for name, value in row.items() if name != "settings"}
     facts |= {"ds": checkpoint.manifest.ds, "checkpoint_run": checkpoint.manifest.run}
     facts |= {"fingerprint": checkpoint.manifest.fingerprint}
+    facts |= {"split": checkpoint.manifest.notes.get("split", "")}
     return {TAG + name: str(value) for name, value in facts.items()}
 
 
@@ -223,6 +224,7 @@ def _version(found: ModelVersion) -> Version:
             found.tags[TAG + "weights_sha256"],
             date.fromisoformat(found.tags[TAG + "ds"]),
             date.fromisoformat(found.tags[TAG + "trained_until"]),
+            found.tags.get(TAG + "split", ""),
         )
     except KeyError as error:
         raise RegistryError(

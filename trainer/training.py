@@ -85,6 +85,7 @@ def main(night: Night) -> None:
     draft.write(_row(night, sequences, backbone, progress, draft.path / WEIGHTS_FILE))
     draft.notes = {
         "mlflow_run_id": tracked.id,
+        "split": night.settings.split.name,
         "provenance": provenance.of_process() | {"settings": _settings(night)},
         "epochs": progress.epochs,
         "parameters": sum(p.numel() for p in backbone.parameters()),

@@ -12,12 +12,16 @@ CHAMPION = "champion"
 
 @dataclass(frozen=True)
 class Version:
-    """One registered model: its number, its weights, its night and the last day it trained on."""
+    """One registered model: its number, its weights, its night and the last day it trained on.
+
+    `split` names what its night was split by (`SplitSettings.name`); empty where it does not say.
+    """
 
     number: int
     weights_sha256: str
     ds: date
     trained_until: date
+    split: str = ""
 
     def as_input(self) -> Input:
         """This model as a line of lineage: `run` is the version, `digest` its weights."""

@@ -1,7 +1,8 @@
 """Warm start: a night's model begins with what an earlier champion has learned.
 
 With `training.warm_start`, the champion is an input of training. Its weights are taken over where
-its architecture is tonight's; raw item ids lead from its catalogue to tonight's.
+its architecture and the split of its night are tonight's; raw item ids lead from its catalogue to
+tonight's.
 
     V items, D width
 """
@@ -87,6 +88,11 @@ def start_from_champion(
     if version.trained_until > trained_until:
         found, limit = version.trained_until, trained_until
         return f"starts new: {name} was trained until {found}, tonight's model until {limit}"
+    tonight = night.settings.split.name
+    if version.split != tonight:  # its training may have had what tonight validates or holds out
+        return (
+            f"starts new: {name} was split by {version.split or 'nobody knows what'}, not {tonight}"
+        )
     folder = registry.download(version)
     made_with = TrainingSettings.model_validate_json((folder / SETTINGS_FILE).read_text())
     if difference := architecture_difference(made_with, night.settings.training):

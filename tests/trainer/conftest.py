@@ -18,11 +18,11 @@ from schemas.audit import file_sha256
 from schemas.checkpoints import CHECKPOINTS, WEIGHTS_FILE
 from schemas.command import Night
 from schemas.items import ITEMS
-from schemas.partitions import Input, Partition
+from schemas.partitions import Input, Partition, find
 from schemas.publishing import draft, new_token, publish
 from schemas.scorecards import SCORECARDS
 from schemas.sequences import SEQUENCES
-from schemas.settings import Settings, TrainingSettings
+from schemas.settings import Settings, SplitSettings, TrainingSettings
 
 DS = date(2017, 10, 31)
 TIME = datetime(2017, 10, 1, tzinfo=UTC)
@@ -80,10 +80,15 @@ def publish_model(tmp_path: Path) -> PublishModel:
     from trainer.backbones import build
 
     def publish_model(
-        items: Partition, seed: int = 1, trained_until: date | None = None, **changed: Any
+        items: Partition,
+        seed: int = 1,
+        trained_until: date | None = None,
+        split: str = SplitSettings().name,
+        **changed: Any,
     ) -> Partition:
         settings = TINY.model_copy(update={"seed": seed} | changed)
         ds = date.fromisoformat(items.manifest.ds)
+        sequences = find(tmp_path, SEQUENCES, ds)
         run = draft(tmp_path, CHECKPOINTS, ds, new_token())
         weights = run.path / WEIGHTS_FILE
         save_file(build(settings, items.manifest.rows).state_dict(), weights)
@@ -97,9 +102,10 @@ def publish_model(tmp_path: Path) -> PublishModel:
             "best_epoch": 1,
             "validation_ndcg_10": 0.5,
             "items_digest": items.manifest.content_digest,
-            "sequences_digest": "sequences",
+            "sequences_digest": sequences.manifest.content_digest if sequences else "none",
             "soft_targets_digest": "soft targets",
         }
+        run.notes = {"split": split}
         run.write(pa.Table.from_pylist([row], schema=CHECKPOINTS.schema))
         return publish(run, ds, fingerprint="fingerprint")
 

@@ -172,12 +172,21 @@ def test_op10_models_that_have_seen_the_holdout_are_noted(
 @pytest.mark.parametrize(("last_day", "expected"), [(24, False), (25, True), (31, True)])
 def test_op10_the_holdout_begins_holdout_days_before_the_night_ends(last_day, expected):
     settings = Settings.model_validate({"split": {"holdout_days": 7}})
-    assert has_seen_holdout(date(2017, 10, last_day), DS, settings) is expected
+    assert has_seen_holdout(date(2017, 10, last_day), "", DS, settings) is expected
 
 
 def test_op10_leave_one_out_holdouts_have_no_first_day():
     settings = Settings.model_validate({"split": {"protocol": "leave_one_out"}})
-    assert has_seen_holdout(DS, DS, settings) is None
+    assert has_seen_holdout(DS, "leave_one_out", DS, settings) is None
+    assert has_seen_holdout(DS, "", DS, settings) is None
+    # What such a night trained on may be the last action of somebody.
+    assert has_seen_holdout(date(2017, 10, 1), "temporal-7-7", DS, settings) is True
+
+
+def test_op10_a_model_of_other_sequences_is_refused(night, publish_sequences):
+    publish_sequences([*USERS, ([1], [2])])
+    with pytest.raises(DataError, match=r"trained on sequences .* trainer\.training --ds 2017"):
+        main(night)
 
 
 def test_a_champion_with_another_catalogue_is_scored_by_item_id(
@@ -217,16 +226,19 @@ def test_op11_a_score_that_is_not_a_number_is_an_error(
         main(make_night())
 
 
-def test_op15_a_night_without_a_holdout_is_an_error(night, publish_sequences):
+def test_op15_a_night_without_a_holdout_is_an_error(night, items, publish_sequences, publish_model):
     publish_sequences([([1, 2], []), ([3], [])])
-    with pytest.raises(DataError, match=r"no user with a new item in the holdout; .* of 2 users"):
+    publish_model(items)
+    fix = r"fix: evaluation\.exclude_seen, split\.holdout_days and"
+    with pytest.raises(DataError, match=rf"new item in the holdout; .* of 2 users; {fix}"):
         main(night)
 
 
 def test_op15_a_night_without_anything_new_is_an_error_in_discovery_alone(
-    night, publish_sequences, make_night
+    night, items, publish_sequences, publish_model, make_night
 ):
     publish_sequences([([1, 2], [1]), ([3], [3])])
+    publish_model(items)
     with pytest.raises(DataError, match="no user with a new item"):
         main(night)
     main(make_night(Settings.model_validate({"evaluation": {"exclude_seen": False}})))

@@ -36,6 +36,22 @@ def test_the_interval_is_that_of_the_mean():
     np.testing.assert_allclose([low, high], expected / champion.mean(), atol=2e-3)
 
 
+def test_the_interval_of_a_large_gain_knows_that_the_champions_mean_is_measured_too():
+    """Against the delta method for a ratio of means (Casella & Berger 2002, 5.5.4)."""
+    generator = np.random.default_rng(6)
+    candidate, champion = generator.random(2_000) < 0.3, generator.random(2_000) < 0.1
+    low, high = paired_interval(candidate.astype(float), champion.astype(float), SETTINGS)
+    ratio = candidate.mean() / champion.mean()
+    error = (candidate - ratio * champion).std() / champion.mean() / np.sqrt(2_000)
+    np.testing.assert_allclose([low, high], ratio - 1 + np.array([-1.96, 1.96]) * error, rtol=0.08)
+
+
+def test_a_resample_without_any_of_the_champions_value_leaves_the_interval_finite():
+    candidate, champion = np.array([0.5, 0.5, 0.0]), np.array([1.0, 0.0, 0.0])
+    low, high = paired_interval(candidate, champion, SETTINGS)
+    assert (low, high) == (-1.5, 1.5)
+
+
 def test_the_interval_is_a_function_of_the_seed():
     candidate, champion = np.array([0.1, 0.9, 0.4]), np.array([0.2, 0.5, 0.6])
     again = paired_interval(candidate, champion, SETTINGS)
@@ -47,6 +63,7 @@ def test_the_interval_is_a_function_of_the_seed():
 def test_the_interval_does_not_depend_on_the_block_size(monkeypatch):
     candidate, champion = np.array([0.1, 0.9, 0.4]), np.array([0.2, 0.5, 0.6])
     whole = paired_interval(candidate, champion, SETTINGS)
+    assert whole[0] < whole[1]
     monkeypatch.setattr("trainer.evidence.DRAWS_AT_ONCE", 30)
     assert paired_interval(candidate, champion, SETTINGS) == whole
 

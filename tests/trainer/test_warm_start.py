@@ -163,6 +163,15 @@ def test_a_champion_that_saw_days_of_tonights_holdout_is_not_started_from(champi
     assert_new(backbone)
 
 
+@pytest.mark.parametrize("split", ["leave_one_out", "temporal-0-7", ""])
+def test_a_champion_of_another_split_is_not_started_from(champion, start, split):
+    champion(split=split)
+    backbone, line = start()
+    known = split or "nobody knows what"
+    assert line == f"starts new: champion 1 of 2017-10-30 was split by {known}, not temporal-7-7"
+    assert_new(backbone)
+
+
 @pytest.mark.parametrize("ds", [DS, DS + timedelta(days=1)], ids=["this night", "a later night"])
 def test_the_champion_is_one_of_an_earlier_night(champion, registry, ds):
     champion(ds)
