@@ -48,7 +48,9 @@ class TrainingSettings(Frozen):
     num_negatives: int = Field(256, ge=1)
     """K: items that a sampled loss draws per step and compares every target with."""
     negative_power: float = Field(0.5, ge=0, le=1)
-    """Items are drawn by this power of their popularity: 0 draws all alike, 1 as they occur."""
+    """Items are drawn by this power of their popularity: 0 draws all alike, 1 as they occur.
+    bce and gbce always draw all alike, as their probabilities would else be those of the draws.
+    """
     gbce_calibration: float = Field(0.75, ge=0, le=1)
     """t of gbce: 0 is bce, 1 takes all overconfidence from sampling back."""
     targets: Literal["all", "new"] = "new"
@@ -90,9 +92,12 @@ class TrainingSettings(Frozen):
     seed: int = Field(17, ge=0)
     """Seed of weights, shuffling and dropout."""
     num_threads: int = Field(0, ge=0)
-    """Torch threads; 0 takes one per core."""
+    """Torch threads; 0 takes one per core. Other numbers give other last bits, so the same digest
+    on another machine needs the same number.
+    """
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of matrix products while training; weights, sums and optimiser stay float32.
+    """Of matrix products while training, but for those with drawn items; weights, sums and
+    optimiser stay float32.
     bfloat16 is faster on GPUs and on CPUs with AMX, and slower on CPUs without AVX-512.
     """
     processes: int = Field(1, ge=1)

@@ -77,8 +77,9 @@ class Backbone(nn.Module):
     def start_from(self, counts_V: np.ndarray) -> None:
         """Starts from popularity: item biases become centred log counts.
 
-        A softmax over them alone is the distribution of training targets, so training spends
-        no epoch on finding it; it learns what histories add.
+        A softmax over them alone is nearly the distribution of training targets (`target_counts`
+        has a history's first item, too), so training spends no epoch on finding it; it learns what
+        histories add.
 
         Args:
             counts_V: How often each item is a target, by `item_index` [V + 1].

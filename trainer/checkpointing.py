@@ -4,7 +4,6 @@ A run's resume state lies under `<root>/resume/training/ds=…/<fingerprint>/` u
 checkpoint is published. It is replaced atomically and read without executing anything in it.
 """
 
-import io
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -119,8 +118,11 @@ class ResumeState:
             "weights": backbone.state_dict(),
             "optimiser": optimiser.state_dict(),
             "generators": generators,
+            "num_threads": torch.get_num_threads(),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        for left in self.path.parent.glob(f"{self.path.stem}.[0-9]*"):  # by a kill or a full disk
+            left.unlink(missing_ok=True)
         unfinished = self.path.with_suffix(f".{os.getpid()}")
         with unfinished.open("wb") as file:
             torch.save(state, file)
@@ -133,20 +135,22 @@ class ResumeState:
     ) -> Progress:
         """Puts weights, optimiser and torch's generator back; a new `Progress` without a state.
 
-        A run that had another number of ranks goes on, with the generators it starts with.
+        A run that had another number of ranks goes on, with the generators it starts with; one
+        that had more or fewer cores takes as many threads as before, since sums depend on them.
 
         Raises:
             DataError: The file is there and cannot be used; says what to do.
         """
         if not self.path.exists():
             return Progress()
-        file = io.BytesIO(self.path.read_bytes())
         try:
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            # From the path: the file's bytes in memory would double what resuming needs.
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
             backbone.load_state_dict(state["weights"])
             optimiser.load_state_dict(state["optimiser"])
             if len(state["generators"]) == ranks.size:
                 _generator(backbone).set_state(state["generators"][ranks.rank])
+            torch.set_num_threads(state["num_threads"])
             return Progress(**state["progress"])
         except (UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error):

@@ -18,12 +18,15 @@ from trainer.backbones import Backbone
 from trainer.batches import Batch, TrainingWindows
 from trainer.checkpointing import Progress, ResumeState, copy_weights
 from trainer.examples import LossParts, Output
-from trainer.losses import DRAW_NEGATIVES, LOSSES, draws_of
+from trainer.losses import DRAW_ALIKE, DRAW_NEGATIVES, LOSSES, draws_of
 from trainer.ranks import Ranks
 from trainer.sampled_losses import log_sampling
 
 SECONDS_BETWEEN_SAVES = 15.0
 """How much work a kill may cost; every epoch's end is saved too."""
+
+WORK_PER_SAVE = 10.0
+"""How much longer than a save the work before the next is at least; large models take seconds."""
 
 
 @dataclass
@@ -47,15 +50,16 @@ class Fitting:
         """Trains until the last epoch or until validation stops improving.
 
         Raises:
-            DataError: The loss or its gradient is not finite, or the loss has exploded; names
-                epoch and step.
+            DataError: The loss, its gradient or an epoch's weights are not finite, or the loss has
+                exploded; names epoch and step.
         """
         self.optimiser = _optimiser(self.backbone, self.settings)
         self.device = self.backbone.item_bias.device
         self.log_sampling_V = None
         if self.settings.loss in DRAW_NEGATIVES:
             counts_V = self.windows.target_counts(self.backbone.num_items)
-            sampling_V = log_sampling(torch.from_numpy(counts_V), self.settings.negative_power)
+            power = 0.0 if self.settings.loss in DRAW_ALIKE else self.settings.negative_power
+            sampling_V = log_sampling(torch.from_numpy(counts_V), power)
             self.log_sampling_V = sampling_V.to(self.device)
         torch.manual_seed(self.settings.seed + self.ranks.rank)
         self.progress = self.resume.restore(self.backbone, self.optimiser, self.ranks)
@@ -79,7 +83,7 @@ class Fitting:
 
     def _train_epoch(self) -> None:
         progress, last = self.progress, time.monotonic()
-        saved = last
+        due = last + SECONDS_BETWEEN_SAVES
         self.backbone.train()
         for batch in self._remaining_batches():
             sums = self._step(batch)
@@ -88,9 +92,10 @@ class Fitting:
             for name, value in sums.items():
                 progress.sums[name] = progress.sums.get(name, 0.0) + value
             progress.batch += 1
-            if self.ranks.from_first(now - saved >= SECONDS_BETWEEN_SAVES):
+            if self.ranks.from_first(now >= due):
                 self._save()
-                saved = now
+                saved = time.monotonic()
+                due = saved + max(SECONDS_BETWEEN_SAVES, WORK_PER_SAVE * (saved - now))
 
     def _remaining_batches(self) -> Iterator[Batch]:
         """The rest of the epoch, behind a progress bar where there is a terminal."""
@@ -139,14 +144,22 @@ class Fitting:
         hidden_ND = hidden_BLD.float().flatten(0, 1)[batch.positions_N]
         output = Output(*self.backbone.output(), self.log_sampling_V)
         with draws_of(self.settings, self._num_steps, self.device):
-            return LOSSES[self.settings.loss](hidden_ND, output, batch.examples, self._softened())
+            settings = self._softened(self._num_steps)
+            return LOSSES[self.settings.loss](hidden_ND, output, batch.examples, settings)
 
-    def _softened(self) -> TrainingSettings:
-        """The settings with λ1 and λ2 as they are at this step."""
+    def settings_of_epoch(self) -> TrainingSettings:
+        """The settings with λ1 and λ2 as they were in the mean over the epoch that has ended.
+
+        Losses are linear in both, so one of these is comparable with the epoch's training loss.
+        """
+        return self._softened(self._num_steps - (self.windows.num_batches + 1) / 2)
+
+    def _softened(self, step: float) -> TrainingSettings:
+        """The settings with λ1 and λ2 as they are after so many steps."""
         settings = self.settings
         if settings.softness == "constant":
             return settings
-        left = 1 - self._num_steps / (settings.epochs * self.windows.num_batches)
+        left = 1 - step / (settings.epochs * self.windows.num_batches)
         now = {"lambda1": left * settings.lambda1, "lambda2": 1 - left * (1 - settings.lambda2)}
         return settings.model_copy(update=now)
 
@@ -193,6 +206,7 @@ class Fitting:
             )
 
     def _end_epoch(self) -> None:
+        self._refuse_broken_weights()
         progress, sums = self.progress, dict(self.progress.sums)
         num_examples, seconds = sums.pop("num_examples"), sums.pop("seconds")
         metrics = {name: value / num_examples for name, value in sums.items()}
@@ -209,6 +223,17 @@ class Fitting:
             self.on_epoch(progress.epoch, metrics)
         progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
         self._save()
+
+    def _refuse_broken_weights(self) -> None:
+        """Checks what the epoch's last step made: no further loss would tell."""
+        broken = [n for n, w in self.backbone.named_parameters() if not torch.isfinite(w).all()]
+        if broken:
+            raise DataError(
+                f"numbers that are not finite in {broken[0]} after epoch {self.progress.epoch}",
+                "finite weights",
+                f"lower training.learning_rate (now {self.settings.learning_rate:g}); "
+                "the checkpoint published before stays",
+            )
 
     def _is_best(self, metrics: dict[str, float]) -> bool:
         epochs, best = self.progress.epochs, self.progress.best_epoch

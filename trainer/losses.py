@@ -37,7 +37,11 @@ USE_SOFT_TARGETS = frozenset({"soft_labels", "decoupled"})
 """The losses that look at soft targets; for the others none are read."""
 
 DRAW_NEGATIVES = frozenset({"sampled_softmax", "bce", "gbce", "bpr"})
-"""The losses that draw negatives, by `training.negative_power`."""
+"""The losses that draw negatives."""
+
+DRAW_ALIKE = frozenset({"bce", "gbce"})
+"""Those that draw all items alike, as Kang & McAuley 2018 and Petrov & Macdonald 2023 do: nothing
+in them takes the draws' popularity out of the probabilities they learn."""
 
 
 @contextmanager

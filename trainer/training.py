@@ -116,7 +116,8 @@ def fit(
     def validate() -> dict[str, float]:
         ndcg = ndcg_10(backbone, validation, evaluation)
         targets, sampling = windows.soft_targets, fitting.log_sampling_V
-        losses = validation_loss(backbone, followed, targets, settings, sampling, users)
+        now = fitting.settings_of_epoch()
+        losses = validation_loss(backbone, followed, targets, now, sampling, users)
         return {"validation_ndcg_10": ndcg} | losses
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:

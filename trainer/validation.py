@@ -74,7 +74,7 @@ def validation_loss(
         backbone: The model; left in evaluation mode.
         validation: As `validation_of` makes it.
         soft_targets: What to look examples up in.
-        settings: The training section.
+        settings: The training section, with λ1 and λ2 as training has them by now.
         log_sampling_V: How sampled losses draw; see `Output`.
         user_numbers: What number the soft targets give to each row of the sequences that
             `validation` was made of, where these are not all of the night's.

@@ -28,12 +28,13 @@ ARCHITECTURE = (
     "backbone",
     "width",
     "num_blocks",
-    "num_heads",
-    "max_length",
     "history_skip",
     "tied_output",
 )
 """Settings that two models have in common when the weights of one fit the other."""
+
+OF_ATTENTION = ("num_heads", "max_length")
+"""The same, of backbones with heads and positions."""
 
 FIRST_ITEM_ROW = {"item_embedding.weight": 1, "output_embedding.weight": 1, "item_bias": 0}
 """Weights with a row per item, and which row is that of `item_index` 1."""
@@ -106,7 +107,8 @@ def start_from_champion(
 
 def architecture_difference(theirs: TrainingSettings, ours: TrainingSettings) -> str:
     """What keeps the weights of one model from fitting another in words; empty where they fit."""
-    values = {name: (getattr(theirs, name), getattr(ours, name)) for name in ARCHITECTURE}
+    names = ARCHITECTURE + (OF_ATTENTION if ours.backbone == "sasrec" else ())
+    values = {name: (getattr(theirs, name), getattr(ours, name)) for name in names}
     return ", ".join(f"{name} {a}, not {b}" for name, (a, b) in values.items() if a != b)
 
 

@@ -96,6 +96,27 @@ def test_a_resume_state_restores_weights_optimiser_generator_and_progress(resume
     assert str(of_state) == str(of_other)
 
 
+def test_what_a_killed_save_left_goes_with_the_next(resume):
+    resume.path.parent.mkdir(parents=True)
+    left = resume.path.with_suffix(".4711")
+    left.write_bytes(b"half a state")
+    resume.save(Progress(), *trained_a_step(seed=1))
+    assert list(resume.path.parent.iterdir()) == [resume.path]
+
+
+def test_a_resumed_run_takes_as_many_threads_as_before(resume):
+    """On more cores sums would end in other bits."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        resume.save(Progress(), *trained_a_step(seed=1))
+        torch.set_num_threads(1)
+        resume.restore(*trained_a_step(seed=2))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_without_a_state_a_run_starts_at_the_first_epoch(resume):
     assert resume.restore(*trained_a_step(seed=1)) == Progress()
 

@@ -1,5 +1,6 @@
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -112,6 +113,57 @@ def test_a_run_interrupted_inside_an_epoch_ends_with_the_weights_of_an_uninterru
     for (epoch, metrics), (other_epoch, others) in zip(told, expected, strict=True):
         assert epoch == other_epoch
         assert metrics["train_loss"] == others["train_loss"]
+
+
+def test_a_slow_save_is_followed_by_ten_times_its_seconds_of_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer.fitting, "SECONDS_BETWEEN_SAVES", 2.0)
+    clock, saves, steps = [0.0], [], []
+    monkeypatch.setattr(trainer.fitting, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    run, _ = fitting(tmp_path, epochs=12)
+    save, step = run._save, run._step
+
+    def slow_save():
+        save()
+        clock[0] += 3.0
+        saves.append(len(steps))
+
+    def step_of_a_second(batch):
+        clock[0] += 1.0
+        steps.append(batch)
+        return step(batch)
+
+    run._save, run._step = slow_save, step_of_a_second
+    run.run()
+    of_epochs = {n * run.windows.num_batches for n in range(1, 13)}
+    assert set(saves) - of_epochs == {
+        at for end in of_epochs for at in (end - run.windows.num_batches + 2,) if at < end
+    }
+
+
+def test_weights_that_the_last_step_broke_are_not_kept(tmp_path):
+    """No loss follows that would tell."""
+    run, _ = fitting(tmp_path, epochs=1, schedule="constant", warm_up_steps=1)
+    step = run._step
+
+    def breaking(batch):
+        sums = step(batch)
+        if run.progress.batch == run.windows.num_batches - 1:
+            with torch.no_grad():
+                run.backbone.item_bias[0] = torch.inf
+        return sums
+
+    run._step = breaking
+    with pytest.raises(DataError, match="found numbers that are not finite in item_bias after ep"):
+        run.run()
+    assert not run.progress.best_weights
+
+
+@pytest.mark.parametrize(("loss", "is_alike"), [("gbce", True), ("bce", True), ("bpr", False)])
+def test_losses_that_learn_probabilities_draw_all_items_alike(tmp_path, loss, is_alike):
+    run, _ = fitting(tmp_path, epochs=1, loss=loss, negative_power=1.0)
+    run.run()
+    chances = run.log_sampling_V[1:].exp()
+    assert torch.allclose(chances, chances.mean()) is is_alike
 
 
 def test_a_finished_run_that_was_not_published_trains_no_further(tmp_path):
@@ -228,6 +280,28 @@ def test_falling_softness_ends_where_the_observed_item_is_all_that_counts(tmp_pa
     assert seen[-1] == pytest.approx((0.4 / len(seen), 1 - 0.4 / len(seen)))
     assert list(lambda1) == sorted(lambda1, reverse=True)
     assert list(lambda2) == sorted(lambda2)
+
+
+def test_validation_weighs_its_parts_as_the_epochs_mean_did(tmp_path, monkeypatch):
+    told = []
+
+    def validate():
+        now = run.settings_of_epoch()
+        told.append((now.lambda1, now.lambda2))
+        return {"validation_ndcg_10": float(len(told))}
+
+    changes = {"lambda1": 0.4, "lambda2": 0.6, "softness": "falling", "epochs": 3}
+    run, _ = fitting(tmp_path, validate, **changes)
+    seen = []
+    softened = run._softened
+    run._softened = lambda step: seen.append(softened(step)) or seen[-1]
+    run.run()
+    num = run.windows.num_batches
+    used = [(s.lambda1, s.lambda2) for s in seen]
+    for epoch, found in enumerate(told):
+        start = epoch * (num + 1)  # the epoch's steps, and validation's own question after them
+        of_steps = used[start : start + num]
+        assert found == pytest.approx(tuple(np.mean(of_steps, axis=0)))
 
 
 def test_constant_softness_stays(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from trainer.sequences import Sequences
 from trainer.versions import CHAMPION
 from trainer.warm_start import (
     ARCHITECTURE,
+    OF_ATTENTION,
     architecture_difference,
     champion_input,
     grow,
@@ -89,7 +90,7 @@ def test_grown_weights_share_no_memory_with_those_they_come_from():
     assert not any((tensor == 7).any() for tensor in [*old.values(), *new.values()])
 
 
-@pytest.mark.parametrize("name", ARCHITECTURE)
+@pytest.mark.parametrize("name", ARCHITECTURE + OF_ATTENTION)
 def test_every_setting_that_shapes_weights_is_compared(name):
     theirs = {"backbone": "mlp", "history_skip": False, "tied_output": False}.get(name, 99)
     changed = WARM.training.model_copy(update={name: theirs})
@@ -101,6 +102,13 @@ def test_settings_that_shape_no_weights_do_not_matter():
     changes = {"seed": 3, "epochs": 99, "loss": "cross_entropy", "dropout": 0.5}
     changed = WARM.training.model_copy(update=changes)
     assert architecture_difference(changed, WARM.training) == ""
+    ours, theirs = (
+        WARM.training.model_copy(update={"backbone": "gru4rec"} | changes)
+        for changes in ({}, {"num_heads": 4, "max_length": 50})
+    )
+    assert architecture_difference(theirs, ours) == ""
+    shapes = [{n: w.shape for n, w in build(s, 3).state_dict().items()} for s in (ours, theirs)]
+    assert shapes[0] == shapes[1]
 
 
 @pytest.fixture
