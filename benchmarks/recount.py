@@ -71,12 +71,13 @@ def recount(root: Path, num_interactions: int) -> Phases:
         folder = Path(name)
         histories = Histories(folder, items.manifest.rows, settings, DS)
         with phases.time("positions"):
-            slices, size = measure(sequences, settings)
+            slices, size, share = measure(sequences, settings)
             histories.create(size["training_positions"] + size["users"] + 1)
             for part in slices:
                 histories.write(part)
             _, weights = item_weights(histories, len(slices), size["users"])
-        pruning = Pruning(settings, weights, fraction_bits(settings.pair_budget))
+        bits = fraction_bits(size["position_pairs"])
+        pruning = Pruning(settings, weights._replace(share=share), bits)
         _count_and_prune(phases, histories, pruning, folder)
         with phases.time("audit"):
             audit(ITEM_GRAPH, sorted(folder.glob("part-*")))

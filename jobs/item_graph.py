@@ -25,7 +25,7 @@ from pyspark import SparkContext
 from jobs.catalogue import check_catalogue
 from jobs.edges import Pruning, write_bucket
 from jobs.normalisers import ItemWeights
-from jobs.pair_counts import fraction_bits, num_position_pairs
+from jobs.pair_counts import counted_share, fraction_bits, num_position_pairs
 from jobs.positions import FRACTION_BITS, Histories, Slice
 from jobs.spark import adopt, context, prestart_workers, run_tasks
 from jobs.stopwatch import Stopwatch
@@ -67,10 +67,11 @@ def main(night: Night) -> None:
     num_items = items.manifest.rows
     refuse_other_source(sequences, items)
     check_catalogue(sequences, ("item_indices",), num_items)
-    slices, size = measure(sequences, settings)
-    # Tasks make room for the window, and no history reaches further than this.
+    slices, size, share = measure(sequences, settings)
+    # Tasks make room for these: no history reaches further, and no row has more neighbours.
     reach = max(1, min(settings.window, size["longest_history"] - 1))
-    settings = settings.model_copy(update={"window": reach})
+    most = min(settings.top_k, num_items)
+    settings = settings.model_copy(update={"window": reach, "top_k": most})
     clock.lap("budget")
     spark = context("item_graph", night.settings.spark)
     clock.lap("start_spark")
@@ -79,25 +80,29 @@ def main(night: Night) -> None:
     staging.mkdir()
     histories = Histories(staging, num_items, settings, night.ds)
     actions, weights = write_positions(spark, histories, slices, size)
+    weights = weights._replace(share=share)
     clock.lap("positions")
     pruning = Pruning(settings, weights, fraction_bits(size["position_pairs"]))
     report = write_edges(spark, histories, pruning, actions, staging)
     clock.lap("pairs")
     check_weights(report["pairs_of_items"], size, settings)
+    check_edges(report, settings)
     adopt(draft, staging)
     report["items_without"] = num_items - report["items_with_edges"]
-    most = {
+    busiest = {
         "most_actions_of_an_item": int(actions.max()),
         "most_frequent_item": items.read(["item_id"])["item_id"][int(actions.argmax()) - 1].as_py(),
     }
-    draft.notes |= {**size, **report, **most, "seconds": clock.seconds}
+    draft.notes |= {**size, **report, **busiest, "seconds": clock.seconds}
     night.publish(draft)
 
 
 def measure(
     sequences: Partition, settings: ItemGraphSettings
-) -> tuple[list[Slice], dict[str, int]]:
-    """Slices of the histories, and how much there is to count, from their lengths alone.
+) -> tuple[list[Slice], dict[str, int], float]:
+    """Slices of the histories, how much there is to count, and which share of all pairs that is.
+
+    All of it follows from the histories' lengths alone.
 
     Raises:
         DataError: The exact number of position pairs of the training histories is over the
@@ -129,7 +134,7 @@ def measure(
             "lower sequences.max_history or "
             f"item_graph.window (now {settings.window}), or raise item_graph.pair_budget",
         )
-    return slices, size
+    return slices, size, counted_share(every, settings)
 
 
 def write_positions(
@@ -175,6 +180,25 @@ def check_weights(num_pairs: int, size: dict[str, int], settings: ItemGraphSetti
             "training actions that are not so much older at the end of ds",
             "raise item_graph.time_decay_days: what trains is older than split.holdout_days and "
             "split.validation_days together",
+        )
+
+
+def check_edges(report: dict[str, int], settings: ItemGraphSettings) -> None:
+    """Checks that weighing has left something of the pairs.
+
+    Args:
+        report: `pairs_of_items` that were counted, and `edges` that were kept.
+        settings: What weighs and prunes.
+
+    Raises:
+        DataError: There were pairs, and no edge is left.
+    """
+    if report["pairs_of_items"] and not report["edges"]:
+        raise DataError(
+            f"no edge from {report['pairs_of_items']:,} pairs of items",
+            "at least one",
+            f"lower item_graph.min_pair_weight (now {settings.min_pair_weight:g}), or take another "
+            f"item_graph.normaliser than {settings.normaliser}",
         )
 
 

@@ -34,11 +34,15 @@ class ItemWeights(NamedTuple):
     of actions on the item. Of binary data, own weight and frequency are both its number of users.
 
     `num_users` is N, the number of users with a training history.
+
+    `share` is the weight of all pairs within the window over that of whole histories with γ = 1,
+    half of it where edges lead forward only: what is left of the pairs of two items on average.
     """
 
     own: Floats
     frequency: Floats
     num_users: int
+    share: float = 1.0
 
 
 Normaliser = Callable[[Floats, Indices, Indices, ItemWeights], Floats]
@@ -94,16 +98,16 @@ def jaccard(pair_weight, item, neighbour, weights):  # type: ignore[no-untyped-d
 
 @njit(cache=True)
 def lift(pair_weight, item, neighbour, weights):  # type: ignore[no-untyped-def]
-    """N w(i,j) / (f(i) f(j)), observed over expected; 0 where a frequency is too small.
+    """N w(i,j) / (s f(i) f(j)), observed over expected; 0 where a frequency is too small.
 
     f(i) f(j) / N is the pair weight to expect of whole histories were users' weights on i
     independent of those on j, so 1 is chance (Brin et al., Dynamic itemset counting and
-    implication rules for market basket data, SIGMOD 1997, where it is called interest).
-    A narrower window and a smaller γ lower every lift. Rare items reach the highest ones.
+    implication rules for market basket data, SIGMOD 1997, where it is called interest). s is the
+    share of it that window and γ count, 1 for whole histories. Rare items reach the highest ones.
     """
     frequency, weight = weights.frequency, np.empty_like(pair_weight)
     for e in range(len(weight)):
-        independent = frequency[item[e]] * frequency[neighbour[e]]
+        independent = weights.share * frequency[item[e]] * frequency[neighbour[e]]
         weight[e] = _ratio(weights.num_users * pair_weight[e], independent)
     return weight
 

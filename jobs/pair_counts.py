@@ -40,8 +40,27 @@ class Counts:
 
 def num_position_pairs(lengths: NDArray[np.int64], window: int) -> int:
     """The exact number of pairs p<q, q-p ≤ window of histories of these lengths."""
-    reach = np.minimum(window, np.maximum(lengths.astype(np.int64) - 1, 0))
+    longest = int(lengths.max(initial=0))
+    reach = np.minimum(min(window, longest), np.maximum(lengths.astype(np.int64) - 1, 0))
     return int((reach * lengths - reach * (reach + 1) // 2).sum())
+
+
+def counted_share(lengths: NDArray[np.int64], settings: ItemGraphSettings) -> float:
+    """Weight of the pairs within the window, over that of all pairs of histories of these lengths.
+
+    A pair d positions apart weighs γ^(d-1), and 1 in whole histories; where edges lead forward
+    only, two items have half of their pairs in each direction.
+    """
+    longest = int(lengths.max(initial=0))
+    all_pairs = num_position_pairs(lengths, longest)
+    if not all_pairs:
+        return 1.0
+    distances = np.arange(1, min(settings.window, longest - 1) + 1)
+    # How many pairs of all histories are so far apart: of n actions n - d.
+    num_longer = np.cumsum(np.bincount(lengths)[::-1])[::-1]
+    num_pairs = np.cumsum(num_longer[:0:-1])[::-1][distances]
+    counted = num_pairs @ settings.position_decay ** (distances - 1.0)
+    return float(counted / all_pairs / (2 if settings.direction == "forward" else 1))
 
 
 def fraction_bits(num_pairs: int) -> int:

@@ -27,7 +27,7 @@ from jobs.seed_parts import (
     write_user_block,
     write_users,
 )
-from jobs.shared_rows import Rows
+from jobs.shared_rows import Rows, SharedRows
 from jobs.spark import run_tasks
 from schemas.partitions import Partition
 from schemas.settings import SparkSettings
@@ -103,6 +103,23 @@ def mix_users(
         write = partial(_write_sums, by_number=by_number, work=work)
         reports += products.map(write).collect()
     return [shape for shape, _ in reports], sum(received for _, received in reports)
+
+
+def seeds_of_a_task(
+    plan: Plan, matrix: SharedRows, num_entries: float, most_seeds: int, limit_mb: int
+) -> int:
+    """Seeds of one task at most: in the blocked plan, one worker sums up all their products.
+
+    Args:
+        plan: How the matrix meets the seeds.
+        matrix: S, or the rows of items.
+        num_entries: Items that a row of mass stands on.
+        most_seeds: Of a task whatever the plan.
+        limit_mb: MiB per worker.
+    """
+    if plan == "broadcast":
+        return most_seeds
+    return max(1, min(most_seeds, seeds_at_once(matrix.open()[0], num_entries, 1, limit_mb)))
 
 
 def seeds_at_once(

@@ -7,6 +7,7 @@ and worker processes of one machine share the pages. Next to the items may stand
 s_p = √a(n_u) · exp(-age_p / 2τ), where users are damped or actions age; otherwise all are 1.
 """
 
+import os
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
@@ -81,7 +82,8 @@ class Histories:
                 continue
             flat = np.zeros(num_places, values.dtype)
             flat[place] = values
-            with path.open("r+b") as file:
+            # Not for reading, too: NFS would fill up the pages that two machines share.
+            with os.fdopen(os.open(path, os.O_WRONLY), "wb") as file:
                 file.seek(part.offset * values.itemsize)
                 file.write(flat.tobytes())
         np.save(self._sums(part.number), sum_items(items, lengths, strengths, self.num_items))

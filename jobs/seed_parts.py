@@ -72,7 +72,8 @@ def share_graph(work: Work) -> int:
 def _transition_pieces(work: Work) -> Iterator[Rows]:
     names, first = ["item_index", "neighbour_index", "weight"], 0
     for number, file in enumerate(work.graph_files, start=1):
-        item, *edges = (pq.ParquetFile(file).read(names)[name].to_numpy() for name in names)
+        read = pq.ParquetFile(file).read(names)
+        item, *edges = (read[name].to_numpy() for name in names)
         if item[0] < first:
             raise DataError(
                 f"edges of item {item[0]} in two part files of item_graph",

@@ -20,9 +20,16 @@ import pyarrow.parquet as pq
 
 from jobs.catalogue import check_catalogue
 from jobs.diagnostics import Shape, summary
-from jobs.plans import choose_plan, mix_users, propagate_items
+from jobs.plans import choose_plan, mix_users, propagate_items, seeds_of_a_task
 from jobs.propagation import Trace
-from jobs.seed_parts import Seeds, Work, count_hits, share_graph, share_item_rows
+from jobs.seed_parts import (
+    Seeds,
+    Work,
+    count_hits,
+    mean_history,
+    share_graph,
+    share_item_rows,
+)
 from jobs.spark import adopt, context, prestart_workers, run_tasks
 from jobs.stopwatch import Stopwatch
 from schemas.command import Night, Stage, run
@@ -85,19 +92,23 @@ def main(night: Night) -> None:
     plan, reason = choose_plan("graph", graph_bytes, night.settings.spark)
     print(f"soft_targets: {plan} plan: {reason}", flush=True)
     clock.lap("share_graph")
+    of_task = seeds_of_a_task(plan, work.graph, settings.top_k, most_seeds, limit_mb)
     shapes, trace, shuffled = propagate_items(
-        spark, plan, seed_ranges(num_items, cores, most_seeds), work, limit_mb
+        spark, plan, seed_ranges(num_items, cores, of_task), work, limit_mb
     )
     log(trace, num_items)
     check_converged(trace, settings)
     clock.lap("items")
-    users = user_ranges(sequences, cores, most_seeds)
     run_tasks(spark, share_item_rows, [work])
     user_shapes: list[Shape] = []
+    users = user_ranges(sequences, cores, most_seeds)
     if settings.user_seeds:
         num_bytes = work.item_rows.num_bytes()
         user_plan, why = choose_plan("items' rows", num_bytes, night.settings.spark)
         print(f"soft_targets: {user_plan} plan for users: {why}", flush=True)
+        history = mean_history(sequences)
+        of_task = seeds_of_a_task(user_plan, work.item_rows, history, most_seeds, limit_mb)
+        users = user_ranges(sequences, cores, of_task)
         user_shapes, user_shuffled = mix_users(spark, user_plan, users, work, limit_mb, sequences)
         shuffled += user_shuffled
         draft.notes |= {"user_plan": user_plan, "user_plan_reason": why}

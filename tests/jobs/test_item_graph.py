@@ -163,12 +163,14 @@ def oracle(users, num_items, kind):
 
 
 DENSE = {
-    "raw": lambda w, m, f, num_users: w,
-    "cosine": lambda w, m, f, num_users: w / np.sqrt(np.outer(m, m)),
-    "jaccard": lambda w, m, f, num_users: w / (m[:, None] + m - w),
-    "lift": lambda w, m, f, num_users: num_users * w / np.outer(f, f),
-    "pmi": lambda w, m, f, num_users: np.log(np.maximum(num_users * w / np.outer(f, f), 1)),
-    "bm25": lambda w, m, f, num_users: (
+    "raw": lambda w, m, f, num_users, share: w,
+    "cosine": lambda w, m, f, num_users, share: w / np.sqrt(np.outer(m, m)),
+    "jaccard": lambda w, m, f, num_users, share: w / (m[:, None] + m - w),
+    "lift": lambda w, m, f, num_users, share: num_users * w / np.outer(f, f) / share,
+    "pmi": lambda w, m, f, num_users, share: np.log(
+        np.maximum(num_users * w / np.outer(f, f) / share, 1)
+    ),
+    "bm25": lambda w, m, f, num_users, share: (
         np.log1p((num_users - np.minimum(f, num_users) + 0.5) / (np.minimum(f, num_users) + 0.5))
         * w * 2.2 / (w + 1.2 * (0.25 + 0.75 * m[:, None] / m[m > 0].mean()))
     ),
@@ -185,8 +187,10 @@ def test_a_stages_weights_are_those_of_the_dense_formulas(catalogue, histories, 
         kind = {"window": 9, "position_decay": 0.9}
         kind |= {"user_damping": damping, "time_decay_days": decay}
         w, m, f = (values[1:, ...] for values in oracle(users, 12, kind))
+        apart = [q - p for x in users for p, q in itertools.combinations(range(len(x)), 2)]
+        share = sum(0.9 ** (d - 1) for d in apart if d <= 9) / len(apart)
         with np.errstate(invalid="ignore"):  # of items that nobody has: 0 / 0
-            expected = np.nan_to_num(DENSE[normaliser](w[:, 1:], m, f, len(users)))
+            expected = np.nan_to_num(DENSE[normaliser](w[:, 1:], m, f, len(users), share))
         found, pairs = np.zeros((12, 12)), np.zeros((12, 12))
         for item, neighbour, pair, weight in edges(graph(normaliser=normaliser, **kind)):
             pairs[item - 1, neighbour - 1], found[item - 1, neighbour - 1] = pair, weight
@@ -226,6 +230,37 @@ def test_the_manifest_says_how_much_was_counted(catalogue, histories, graph):
     assert (notes["items_with_edges"], notes["items_without"]) == (3, 2)
     assert (notes["longest_history"], notes["most_actions_of_an_item"]) == (3, 1)
     assert notes["seconds"].keys() == {"budget", "start_spark", "positions", "pairs"}
+
+
+def test_op15_pairs_of_which_no_edge_is_left_name_the_settings(catalogue, histories, graph):
+    catalogue(2)
+    histories([[1, 2], [1, 2]])
+    expected = r"no edge from 2 pairs of items; .*min_pair_weight \(now 9\), or .* than cosine"
+    with pytest.raises(DataError, match=expected):
+        graph(min_pair_weight=9.0)
+
+
+def test_limits_beyond_every_history_and_catalogue_take_no_memory(catalogue, histories, graph):
+    catalogue(3)
+    histories([[1, 2, 3], [1, 2]])
+    expected = graph().manifest.content_digest
+    assert graph(top_k=10**19, window=10**19).manifest.content_digest == expected
+
+
+@pytest.mark.parametrize("direction", ["symmetric", "forward"])
+def test_pmi_keeps_what_is_bought_together_however_narrow_the_window(
+    catalogue, histories, graph, direction
+):
+    """Two tastes of six items each: pairs of one taste meet twice as often as by chance."""
+    generator = np.random.default_rng(3)
+    users = [list(1 + 6 * (n % 2) + generator.integers(0, 6, 60)) for n in range(40)]
+    users = [[int(item) for item in user] for user in users]
+    catalogue(12)
+    histories(users)
+    kept = edges(graph(normaliser="pmi", window=3, direction=direction))
+    assert {(i - 1) // 6 == (j - 1) // 6 for i, j, _, _ in kept} == {True}
+    weights = [weight for _, _, _, weight in kept]
+    assert len(weights) == 60 and np.mean(weights) == pytest.approx(np.log(2), abs=0.05)
 
 
 def test_op15_histories_without_a_pair_publish_no_graph(catalogue, histories, graph):

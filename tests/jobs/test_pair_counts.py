@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import pair_counts
-from jobs.pair_counts import count_pairs, fraction_bits, num_position_pairs
+from jobs.pair_counts import count_pairs, counted_share, fraction_bits, num_position_pairs
 from schemas.settings import ItemGraphSettings
 
 NUM_ITEMS = 6
@@ -97,6 +97,24 @@ def test_op20_counts_are_equal_to_the_bit_for_any_order_of_users_and_ranges(user
 def test_op19_the_pair_budget_counts_every_pair_of_positions_exactly(lengths, window):
     pairs = sum(q - p <= window for n in lengths for p, q in combinations(range(n), 2))
     assert num_position_pairs(np.array(lengths), window) == pairs
+
+
+@quick
+@given(
+    lengths=st.lists(st.integers(0, 12), min_size=1, max_size=5),
+    window=st.integers(1, 15),
+    decay=st.sampled_from([1.0, 0.8]),
+    direction=st.sampled_from(["symmetric", "forward"]),
+)
+def test_the_counted_share_is_that_of_a_double_loop_over_positions(
+    lengths, window, decay, direction
+):
+    kind = ItemGraphSettings(window=window, position_decay=decay, direction=direction)
+    distances = [q - p for n in lengths for p, q in combinations(range(n), 2)]
+    weights = [decay ** (d - 1) for d in distances if d <= window]
+    expected = sum(weights) / max(len(distances), 1) if distances else 1.0
+    expected /= 2 if direction == "forward" and distances else 1
+    assert counted_share(np.array(lengths), kind) == pytest.approx(expected)
 
 
 def test_op19_a_history_100_times_as_long_has_at_most_window_pairs_per_action():

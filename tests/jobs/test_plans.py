@@ -1,8 +1,11 @@
+from functools import partial
+
 import numpy as np
 import pytest
 
-from jobs.plans import choose_plan, item_blocks, seeds_at_once, waves
+from jobs.plans import choose_plan, item_blocks, seeds_at_once, seeds_of_a_task, waves
 from jobs.seed_parts import Seeds
+from jobs.shared_rows import SharedRows
 from schemas.settings import SparkSettings
 
 
@@ -45,6 +48,17 @@ def test_seeds_at_once_have_products_within_the_limit():
         3 * 12 * 3
     )
     assert seeds_at_once(np.zeros(4, int), num_entries=2, num_blocks=1, limit_mb=36) == 2**20
+
+
+def test_a_task_of_the_blocked_plan_has_no_more_seeds_than_one_worker_can_sum(tmp_path):
+    """Of each seed, products of at most three columns, three copies of 12 bytes."""
+    matrix = SharedRows(tmp_path, "graph")
+    columns, values = np.ones(14, np.int32), np.ones(14)
+    matrix.append(iter([(np.array([0, 0, 10, 14]), columns, values)]))
+    of_task = partial(seeds_of_a_task, matrix=matrix, num_entries=2, most_seeds=9_000_000)
+    assert of_task("broadcast", limit_mb=9) == 9_000_000
+    assert of_task("blocked", limit_mb=9) == 9 * 2**20 // (3 * 12 * 3)
+    assert of_task("blocked", limit_mb=9_000) == 9_000_000
 
 
 @pytest.mark.parametrize(

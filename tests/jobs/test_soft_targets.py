@@ -193,6 +193,7 @@ def test_op20_the_blocked_plan_publishes_the_same_rows(
     monkeypatch.setattr(soft_targets, "TASKS_PER_CORE", 1)
     monkeypatch.setattr(plans, "propagate_blocked", watched)
     monkeypatch.setattr(plans, "seeds_at_once", lambda *_: 1)
+    monkeypatch.setattr(soft_targets, "seeds_of_a_task", lambda plan, *others: others[2])
     expected = run(top_k=2).manifest
     spark_settings["plan"] = "blocked"
     found = run(top_k=2).manifest
