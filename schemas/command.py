@@ -211,8 +211,9 @@ def _fingerprint(stage: Stage, settings: Settings, inputs: Sequence[Input]) -> s
     for contract in stage.writes:
         digest.update(contract.schema_digest.encode())
     project = Path(__file__).parent.parent
-    for file in sorted((project / stage.module.split(".")[0]).glob("*.py")):
-        digest.update(file.read_bytes())
+    for package in (stage.module.split(".")[0], "schemas"):
+        for file in sorted((project / package).glob("*.py")):
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

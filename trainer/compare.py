@@ -99,7 +99,8 @@ def _line(a: dict[str, Any], b: dict[str, Any], settings: GateSettings) -> Line:
             "the same users under both models",
             "re-run python -m trainer.evaluation for both nights with the same settings",
         )
-    gain = paired_gain(values_a, values_b, settings)
+    # One user's interval would be a point.
+    gain = paired_gain(values_a, values_b, settings) if a["num_users"] > 1 else None
     values = (a["num_users"], a["value"], b["value"])
     return Line(a["exclude_seen"], a["metric"], *values, gain.interval if gain else None)
 
@@ -154,7 +155,8 @@ def _main(options: argparse.Namespace) -> None:
     confidence = settings.gate.confidence
     if options.json:
         facts: dict[str, Any] = {"a": a.name, "b": b.name}
-        facts |= {"holdout_digest": a.holdout_digest}
+        facts |= {"a_is": options.a, "b_is": options.b, "holdout_digest": a.holdout_digest}
+        facts |= {"a_weights_sha256": a.model_digest, "b_weights_sha256": b.model_digest}
         facts |= {"confidence": confidence, "metrics": [line.as_row() for line in lines]}
         print(json.dumps(facts, indent=2, allow_nan=False))
         return

@@ -118,8 +118,10 @@ def score_holdout(
         scores = exclude(score(users), seen)
         of_pairs.append(ranks(scores, relevant))
         lists.append(top_k(scores, LIST_LENGTH)[0])
-        # Of a user whom nothing is left for, softmax is no number, and nothing is the list's first.
-        confidences.append(torch.softmax(scores, dim=1).amax(dim=1).nan_to_num(0.0).numpy())
+        if is_probabilistic:
+            # Of a user whom nothing is left for it is no number, and nothing is the list's first.
+            most = torch.softmax(scores, dim=1).amax(dim=1)
+            confidences.append(most.nan_to_num(0.0).numpy())
     user_values = sliced_metrics(np.concatenate(of_pairs), holdout.relevant, slices or Slices())
     values = _list_metrics(holdout, np.concatenate(lists))
     if not is_probabilistic:

@@ -17,7 +17,8 @@ from torch import Tensor
 from schemas.contract import PADDING_INDEX
 
 SCORES_AT_ONCE = 2**26
-"""Of a batch of users; rankings hold a few arrays of that many floats, 256 MiB each."""
+"""Of a batch of users; rankings hold a few arrays of that many floats, 256 MiB each, and
+baselines twice that: their scores are float64."""
 
 MOST_COUNTED = 64
 """Relevant items of a user up to which comparing all scores with each is quicker than a search."""

@@ -50,6 +50,12 @@ class Registry:
         return tracking.configure(self.root, self.settings)
 
     @property
+    def is_there(self) -> bool:
+        """Whether there is a store; a server's is taken to be."""
+        uri = self.settings.registry.tracking_uri
+        return bool(uri) or tracking.store_of(self.root).is_file()
+
+    @property
     def name(self) -> str:
         """The registered model that carries the aliases."""
         return self.settings.registry.model_name

@@ -5,17 +5,20 @@ Reads:    every table that the night has published, health and volume of the wee
 Writes:   report.html in reports/ds=… under the root, and a copy of it in the night's MLflow run
 If late:  nobody waits for it; all that it shows is in the tables.
 
-It runs also where the night was stopped, and says which tables are missing. It is a file beside
-the tables and not one of them: nothing is computed from it. The same tables give the same bytes.
+It runs also where the night was stopped, and says which tables are missing or damaged. It is a file
+beside the tables and not one of them: nothing is computed from it. The same tables give the same
+bytes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from schemas.command import Night, Stage, run
-from schemas.partitions import Input, find
+from schemas.errors import CorruptPartitionError
+from schemas.partitions import Input, Partition, find
 from schemas.promotions import find_ledger
 from schemas.publishing import fsync
 from schemas.reference import CHAIN
@@ -39,10 +42,22 @@ STATES: dict[str, tuple[Kind, str]] = {
 
 
 def tables_of(root: Path, ds: date) -> Tables:
-    """What the night has published, in the order of the chain."""
-    found = {contract.table: find(root, contract, ds) for contract in NIGHTLY}
-    found["promotions"] = find_ledger(root, ds)
-    return {table: partition for table, partition in found.items() if partition}
+    """What the night has published, in the order of the chain, without what is damaged."""
+    return _found(root, ds)[0]
+
+
+def _found(root: Path, ds: date) -> tuple[dict[str, Partition], dict[str, str]]:
+    tables, damage = dict[str, Partition](), dict[str, str]()
+    for contract in NIGHTLY:
+        try:
+            is_ledger = contract.table == "promotions"
+            found = find_ledger(root, ds) if is_ledger else find(root, contract, ds)
+        except CorruptPartitionError as error:
+            damage[contract.table] = str(error)
+            continue
+        if found:
+            tables[contract.table] = found
+    return tables, damage
 
 
 def path_of(root: Path, ds: date) -> Path:
@@ -51,7 +66,12 @@ def path_of(root: Path, ds: date) -> Path:
 
 
 def page_of(
-    root: Path, ds: date, tables: Tables, settings: Settings, run: TrackedRun | None
+    root: Path,
+    ds: date,
+    tables: Tables,
+    settings: Settings,
+    run: TrackedRun | None,
+    damage: Mapping[str, str] = MappingProxyType({}),
 ) -> Page:
     """The night's page.
 
@@ -61,6 +81,7 @@ def page_of(
         tables: Of the night, by name.
         settings: Those of tonight.
         run: The night's run in MLflow, if there is one.
+        damage: What is wrong with tables that are there and not among these.
     """
     scores, decision = report_models.scores_of(tables, settings), report_models.decision_of(tables)
     sections = [
@@ -74,7 +95,7 @@ def page_of(
         users(root, tables, settings),
         made_from(tables),
     ]
-    summary = _summary(tables, scores, decision, settings)
+    summary = _summary(tables, scores, decision, settings, damage)
     name = settings.registry.model_name
     return Page(f"Night {ds}", f"{name}, nightly retraining", summary, sections)
 
@@ -89,9 +110,13 @@ def made_from(tables: Tables) -> Section:
 
 
 def _summary(
-    tables: Tables, scores: Scores | None, decision: dict[str, Any] | None, settings: Settings
+    tables: Tables,
+    scores: Scores | None,
+    decision: dict[str, Any] | None,
+    settings: Settings,
+    damage: Mapping[str, str],
 ) -> Summary:
-    attention = list(_attention(tables, scores, decision, settings))
+    attention = [*_attention(tables, scores, decision, settings), *_absent(tables, damage)]
     tiles = list(_tiles(scores)) if scores else []
     confidence = share(settings.gate.confidence, 0)
     note = (
@@ -143,7 +168,13 @@ def _attention(
             yield f"The model is worse than {scores.name(model)}: {interval(gain)}."
     if decision and decision["outcome"] != "promote":
         yield f"The gate says {decision['outcome']}: {decision['reason']}."
-    absent = [contract.table for contract in NIGHTLY if contract.table not in tables]
+
+
+def _absent(tables: Tables, damage: Mapping[str, str]) -> Iterator[str]:
+    for table, words in damage.items():
+        yield f"{table} is damaged: {words}."
+    known = tables.keys() | damage.keys()
+    absent = [contract.table for contract in NIGHTLY if contract.table not in known]
     if absent:
         yield f"Not published: {', '.join(absent)}."
 
@@ -169,13 +200,13 @@ STAGE = Stage(
 
 def main(night: Night) -> None:
     """Writes the page and prints where it is."""
-    tables = tables_of(night.root, night.ds)
-    if not tables:
+    tables, damage = _found(night.root, night.ds)
+    if not tables and not damage:
         print(f"report {night.ds}: nothing was published, so there is no report", flush=True)
         return
     notes = tables["checkpoints"].manifest.notes if "checkpoints" in tables else {}
     tracked = find_run(night.root, night.settings, notes.get("mlflow_run_id"))
-    html = render(page_of(night.root, night.ds, tables, night.settings, tracked))
+    html = render(page_of(night.root, night.ds, tables, night.settings, tracked, damage))
     path = path_of(night.root, night.ds)
     write(path, html, night.token)
     if tracked:

@@ -1,12 +1,15 @@
 """Report data: the report's sections about the night's data, graph and soft targets."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from schemas.contract import Contract
+from schemas.errors import CorruptPartitionError
 from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
 from schemas.partitions import Partition, find, published_dates
@@ -105,8 +108,15 @@ def health_days(root: Path, ds: date, num_days: int) -> dict[str, list[Watched]]
     return found
 
 
+def _sound(root: Path, contract: Contract, ds: date) -> Partition | None:
+    """What another day has published; None where it is damaged, which that day's page says."""
+    with suppress(CorruptPartitionError):
+        return find(root, contract, ds)
+    return None
+
+
 def _judged(root: Path, ds: date) -> Iterator[tuple[str, Watched]]:
-    partition = find(root, HEALTH, ds)
+    partition = _sound(root, HEALTH, ds)
     for row in partition.read().to_pylist() if partition else []:
         if row["value"] is not None:
             facts = {name: row[name] for name in ("usual", "at_least", "at_most", "verdict")}
@@ -114,7 +124,7 @@ def _judged(root: Path, ds: date) -> Iterator[tuple[str, Watched]]:
 
 
 def _unjudged(root: Path, ds: date) -> Iterator[tuple[str, Watched]]:
-    partition = find(root, INTERACTIONS, ds)
+    partition = _sound(root, INTERACTIONS, ds)
     if partition:
         rows, rejected = partition.manifest.rows, partition.manifest.notes.get("quarantine")
         yield "volume", Watched(ds, rows)

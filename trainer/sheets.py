@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from schemas.checkpoints import CHECKPOINTS
 from schemas.command import parse_date
-from schemas.errors import DataError, MissingInputError, UsageError
+from schemas.errors import CorruptPartitionError, DataError, MissingInputError, UsageError
 from schemas.partitions import Partition, find, get, published_dates, replaced
 from schemas.scorecards import SCORECARDS
 from trainer.registry import ABSENT, Registry
@@ -56,7 +56,7 @@ def sheets_of(name: str, registry: Registry) -> list[Sheet]:
     """What a name on the command line may mean, newest night first.
 
     Raises:
-        UsageError: It names nothing.
+        UsageError: It names nothing, or there is no registry to look it up in.
         MissingInputError: It names a model that was not scored.
         RegistryError: There is no such version.
     """
@@ -66,11 +66,15 @@ def sheets_of(name: str, registry: Registry) -> list[Sheet]:
         found = [sheet for sheet in sheets if sheet.model == named[2]]
         expected = "one of " + ", ".join(sheet.model for sheet in sheets)
     else:
-        weights = _weights(name, registry)
-        nights = reversed(published_dates(root, SCORECARDS))
-        sheets = [sheet for ds in nights for scored in _runs(root, ds) for sheet in _sheets(scored)]
+        weights, sheets, damaged = _weights(name, registry), list[Sheet](), list[str]()
+        for ds in reversed(published_dates(root, SCORECARDS)):
+            try:  # a night that nobody asked for may be damaged
+                sheets += [sheet for scored in _runs(root, ds) for sheet in _sheets(scored)]
+            except CorruptPartitionError:
+                damaged.append(ds.isoformat())
         found = [sheet for sheet in sheets if sheet.model_digest == weights]
         expected = f"those of its weights {weights[:12]}"
+        expected += f" (damaged and not looked at: {', '.join(damaged)})" if damaged else ""
     if not found:
         fix = "run python -m trainer.evaluation for its night, or name another model"
         raise MissingInputError(f"no scorecards of {name}", expected, fix)
@@ -110,6 +114,8 @@ def _sheets(partition: Partition) -> Iterator[Sheet]:
 
 def _weights(name: str, registry: Registry) -> str:
     """sha256 of the weights of a version or of a training run."""
+    if not registry.is_there:  # which asking it would make
+        raise UsageError(f"no registry under {registry.root}", "that of the model", "--root")
     if version := re.fullmatch(r"version:(\d+)", name):
         return registry.get(int(version[1])).weights_sha256
     try:

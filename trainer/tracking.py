@@ -41,6 +41,11 @@ SECONDS_BETWEEN_SAMPLES = 5.0
 """Of system metrics, unless `MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL` says otherwise."""
 
 
+def store_of(root: Path) -> Path:
+    """The embedded store, absolute."""
+    return root.resolve() / "mlflow" / "mlflow.db"
+
+
 def configure(root: Path, settings: Settings) -> "MlflowClient":
     """Points MLflow of this process at the project's store and makes its experiment.
 
@@ -54,8 +59,8 @@ def configure(root: Path, settings: Settings) -> "MlflowClient":
     from mlflow.tracking import MlflowClient, set_tracking_uri
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    folder = root.resolve() / "mlflow"
-    address = settings.registry.tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
+    folder = store_of(root).parent
+    address = settings.registry.tracking_uri or f"sqlite:///{store_of(root)}"
     set_tracking_uri(address)
     with locked(folder / ".lock"):  # two first users must not both migrate an empty database
         client = MlflowClient(address, address)

@@ -93,6 +93,8 @@ def test_only_the_metrics_that_are_asked_for_are_compared(compared):
     assert [line.metric for line in compared(*cards, metrics=["mrr@10"])] == ["mrr@10"]
     with pytest.raises(UsageError, match="metrics map@3; expected mrr@10, ndcg@10"):
         compared(*cards, metrics=["map@3"])
+    with pytest.raises(UsageError, match="found metrics recal@10; expected mrr@10, ndcg@10"):
+        compared(*cards, metrics=["mrr@10", "recal@10"])
 
 
 def test_other_users_are_an_error(compared):

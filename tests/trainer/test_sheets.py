@@ -7,7 +7,8 @@ from schemas.checkpoints import CHECKPOINTS
 from schemas.errors import DataError, MissingInputError, RegistryError, UsageError
 from schemas.publishing import draft, new_token, publish
 from schemas.scorecards import SCORECARDS
-from trainer.registry import TAG
+from schemas.settings import Settings
+from trainer.registry import TAG, Registry
 from trainer.sheets import pair_of, sheets_of
 
 FIRST, SECOND = date(2017, 10, 30), date(2017, 10, 31)
@@ -81,6 +82,23 @@ def test_a_night_and_a_model_name_its_scorecards(registry, nights):
 def test_a_version_is_found_wherever_it_was_scored_newest_first(registry, nights, version_of):
     found = sheets_of(version_of("weights-1"), registry)
     assert names(found) == ["2017-10-31:champion", "2017-10-30:candidate"]
+
+
+def test_a_damaged_night_is_left_out_and_named_only_where_nothing_else_is_found(
+    registry, nights, version_of
+):
+    (part,) = sheets_of("2017-10-30:candidate", registry)[0].partition.files
+    part.write_bytes(part.read_bytes()[:-1])
+    assert names(sheets_of(version_of("weights-1"), registry)) == ["2017-10-31:champion"]
+    with pytest.raises(MissingInputError, match=r"\(damaged and not looked at: 2017-10-30\)"):
+        sheets_of(version_of("weights-9"), registry)
+
+
+def test_looking_for_a_version_makes_no_registry(tmp_path, nights):
+    registry = Registry(tmp_path, Settings())
+    with pytest.raises(UsageError, match=r"found no registry under .*; fix: --root"):
+        sheets_of("version:1", registry)
+    assert not (tmp_path / "mlflow").exists()
 
 
 def test_two_versions_meet_on_the_night_that_scored_both(registry, nights, version_of):

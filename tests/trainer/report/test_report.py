@@ -153,6 +153,20 @@ def test_a_night_that_published_nothing_has_no_page(empty_night, capsys):
     assert not (empty_night.root / "reports").exists()
 
 
+def test_a_damaged_table_leaves_a_page_that_says_what_is_wrong(night, capsys):
+    part = tables_of(night.root, DS)["item_graph"].files[0]
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-9])
+    try:
+        assert "item_graph" not in tables_of(night.root, DS)
+        main(night)
+        words = words_of(path_of(night.root, DS).read_text())
+    finally:
+        part.write_bytes(whole)
+    assert "item_graph is damaged: found " in words and part.name in words
+    assert "Not published" not in words
+
+
 def test_tables_that_are_not_there_are_named_and_the_others_are_shown(night):
     absent = ("item_graph", "soft_targets", "scorecards", "promotions", "recommendations")
     tables = {t: p for t, p in tables_of(night.root, DS).items() if t not in absent}
