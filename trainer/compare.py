@@ -71,6 +71,8 @@ def compare(
 ) -> list[Line]:
     """Every metric that both models have, whole metrics before slices.
 
+    Slices are left out where the two evaluations had others.
+
     Args:
         a: Takes the candidate's place.
         b: Takes the champion's place.
@@ -82,7 +84,10 @@ def compare(
         DataError: A metric is not of the same users.
     """
     cards_a, cards_b = a.cards(), b.cards()
-    both = sorted(cards_a.keys() & cards_b.keys(), key=lambda key: (key[0], _order(key[1])))
+    shared = [
+        k for k in cards_a.keys() & cards_b.keys() if "/" not in k[1] or have_one_slicing(a, b)
+    ]
+    both = sorted(shared, key=lambda key: (key[0], _order(key[1])))
     chosen = [key for key in both if not metrics or key[1] in metrics]
     unknown = [metric for metric in metrics if metric not in {name for _, name in both}]
     if unknown or not chosen:
@@ -91,13 +96,19 @@ def compare(
     return [_line(cards_a[key], cards_b[key], settings) for key in chosen]
 
 
+def have_one_slicing(a: Sheet, b: Sheet) -> bool:
+    """Whether "heavy users" and "tail items" are the same in both."""
+    theirs, others = (sheet.partition.manifest.notes.get("slices") for sheet in (a, b))
+    return bool(theirs == others)
+
+
 def _line(a: dict[str, Any], b: dict[str, Any], settings: GateSettings) -> Line:
     values_a, values_b = (np.asarray(c["user_values"], dtype=np.float64) for c in (a, b))
     if (a["num_users"], len(values_a)) != (b["num_users"], len(values_b)):
         raise DataError(
             f"{a['metric']} of {a['num_users']} users and of {b['num_users']}",
             "the same users under both models",
-            "re-run python -m trainer.evaluation for both nights with the same settings",
+            "train and evaluate one of the two again",
         )
     # One user's interval would be a point.
     gain = paired_gain(values_a, values_b, settings) if a["num_users"] > 1 else None
@@ -164,6 +175,8 @@ def _main(options: argparse.Namespace) -> None:
     console = console if console.is_terminal else Console(width=max(console.width, MIN_WIDTH))
     for side, name, sheet in (("A", options.a, a), ("B", options.b, b)):
         console.print(f"{side}  {name}" + (f" ({sheet.name})" if name != sheet.name else ""))
+    if not have_one_slicing(a, b):
+        console.print("Slices are left out: settings of evaluation differed between the two.")
     for exclude_seen in sorted({line.exclude_seen for line in lines}):
         console.print(table(lines, exclude_seen=exclude_seen, confidence=confidence))
 

@@ -43,6 +43,7 @@ from trainer.tracking import find_run
 from trainer.versions import CHAMPION, Version, numbers_in
 
 PRINTED = ("recall@10", "ndcg@10")
+DEFINE_SLICES = {"light_history", "heavy_history", "head_share"}
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,7 @@ def main(night: Night) -> None:
     _log_figures(night, checkpoint, cards, rows)
     scorecards = night.draft(SCORECARDS)
     scorecards.notes |= {f"{name}_has_seen_holdout": seen for name, seen in has_seen.items()}
+    scorecards.notes["slices"] = night.settings.evaluation.model_dump(include=DEFINE_SLICES)
     scorecards.write(pa.Table.from_pylist(rows, schema=SCORECARDS.schema))
     night.publish(scorecards)
     print("\n".join(table_lines(cards)), flush=True)

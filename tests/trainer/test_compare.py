@@ -97,6 +97,18 @@ def test_only_the_metrics_that_are_asked_for_are_compared(compared):
         compared(*cards, metrics=["mrr@10", "recal@10"])
 
 
+def test_slices_of_other_definitions_are_not_compared(tmp_path, registry, publish_rows, capsys):
+    cards = [card("candidate", n, A) for n in ("ndcg@10", "ndcg@10/tail_items")]
+    sheets = []
+    for head_share in (0.8, 0.6):
+        publish_rows(SCORECARDS, cards, slices={"head_share": head_share})
+        sheets.append(sheets_of(CANDIDATE, registry)[0])
+    assert [line.metric for line in compare(*sheets, SETTINGS)] == ["ndcg@10"]
+    assert len(compare(sheets[0], sheets[0], SETTINGS)) == 2
+    with pytest.raises(UsageError, match="metrics ndcg@10/tail_items; expected ndcg@10"):
+        compare(*sheets, SETTINGS, ["ndcg@10/tail_items"])
+
+
 def test_other_users_are_an_error(compared):
     with pytest.raises(DataError, match="found ndcg@10 of 3 users and of 2; expected the same us"):
         compared(card("candidate", "ndcg@10", A), card("champion", "ndcg@10", B[:2]))

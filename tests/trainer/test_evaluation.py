@@ -166,7 +166,9 @@ def test_op10_models_that_have_seen_the_holdout_are_noted(
     publish_model(items)
     main(make_night(inputs=STAGE.inputs(registry.root, DS, Settings())))
     notes = get(registry.root, SCORECARDS, DS).manifest.notes
-    assert notes == {"candidate_has_seen_holdout": True, "champion_has_seen_holdout": True}
+    assert notes["candidate_has_seen_holdout"] is notes["champion_has_seen_holdout"] is True
+    slices = {"light_history": 5, "heavy_history": 50, "head_share": 0.8}
+    assert notes["slices"] == slices
 
 
 @pytest.mark.parametrize(("last_day", "expected"), [(24, False), (25, True), (31, True)])
