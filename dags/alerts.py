@@ -14,6 +14,7 @@ than never.
 """
 
 import json
+import os
 import re
 import shutil
 import time
@@ -39,7 +40,7 @@ NAMES = (CRASHED, TIMED_OUT, LOST, AWAITED, *sorted(error.__name__ for error in 
 """What an alert can be called; each is a heading of the runbook."""
 
 LOG, OPEN = "alerts.jsonl", "open"
-DELIVERY_DELAYS = (1.0, 5.0)
+DELIVERY_DELAYS = (1.0, 2.0)
 """Seconds before a delivery that failed is tried again."""
 NO_NIGHT = "undated"
 """Stands for the night of a run that has none; each such run is an incident of its own."""
@@ -88,7 +89,7 @@ class Alerts(BaseNotifier):
         """Opens an incident and tells of it, or says in the task's log that it is open."""
         alert = self.describe(context)
         incident = self._open(context) / f"{alert.error}.json"
-        line = json.dumps(asdict(alert))
+        line, is_kept = json.dumps(asdict(alert)), False
         with ExitStack() as held:
             try:
                 held.enter_context(locked(self.folder / ".lock"))
@@ -97,27 +98,32 @@ class Alerts(BaseNotifier):
                     return
                 with (self.folder / LOG).open("a") as log:
                     log.write(line + "\n")
+                is_kept = True
             except OSError as error:  # the disk may be what failed; better twice than never
                 self.log.error("the alert cannot be kept under the root (%s)", error)
-            self._deliver({**context, "alert": alert})
-            incident.parent.mkdir(parents=True, exist_ok=True)
-            incident.write_text(line)
+            if self._deliver({**context, "alert": alert}) or is_kept:
+                _write(incident, line)
         self.log.info("alert: %s; runbook: %s", alert.title, alert.runbook)
 
-    def _deliver(self, context: Any) -> None:
-        """Tells whom the channel names, with some patience: a data error has no next failure."""
+    def _deliver(self, context: Any) -> bool:
+        """Tells whom the channel names, with some patience: a data error has no next failure.
+
+        Returns:
+            Whether there is somebody.
+        """
         for seconds in (*DELIVERY_DELAYS, None):
             # A new one each time: a notifier renders its templates once and for all.
             notifier = channel(self.settings)
             try:
                 if notifier:
                     notifier(context)
-                return
+                return notifier is not None
             except Exception as error:
                 if seconds is None:
                     raise
                 self.log.warning("not delivered (%s), again in %g s", error, seconds)
                 time.sleep(seconds)
+        raise AssertionError("the last try returns or raises")
 
     def close(self, context: Any) -> None:
         """Closes the incidents of a task that has succeeded; called as `on_success_callback`."""
@@ -148,6 +154,17 @@ class Alerts(BaseNotifier):
         if night == NO_NIGHT:  # no later run is about the same, and could close it
             night = f"{NO_NIGHT}-{context['ti'].run_id}"
         return self.folder / OPEN / context["ti"].dag_id / night / context["ti"].task_id
+
+
+def _write(incident: Path, line: str) -> None:
+    """Opens an incident, or on a full disk does not: an empty file would silence it."""
+    incident.parent.mkdir(parents=True, exist_ok=True)
+    begun = incident.with_suffix(f".{os.getpid()}")
+    try:
+        begun.write_text(line)
+        begun.replace(incident)
+    finally:
+        begun.unlink(missing_ok=True)
 
 
 def channel(settings: AlertsSettings) -> BaseNotifier | None:

@@ -40,7 +40,7 @@ from dags import night_date, turns
 from dags.night_params import overrides
 from dags.process_group import ProcessGroup
 from schemas.command import PARENT_VARIABLE, die_with
-from schemas.errors import NEVER_RETRIED, MissingInputError, UsageError
+from schemas.errors import NEVER_RETRIED, MissingInputError, UsageError, without_passwords
 from schemas.settings import Settings
 
 PYTHON_VARIABLE = "PENUMBRA_PYTHON"
@@ -193,6 +193,7 @@ class _Output:
         self.last, self.error = "", ""
 
     def keep(self, line: str) -> str:
+        line = without_passwords(line)
         self.last = line or self.last
         if match := self.explained.match(line):
             self.error = match[1]

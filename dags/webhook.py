@@ -13,7 +13,8 @@ from airflow.sdk import BaseHook, BaseNotifier
 
 from schemas.errors import SettingsError
 
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 4.0
+"""Three of them and the pauses between fit into the 20 s that Airflow leaves a task's callbacks."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -25,8 +25,10 @@ def environment(root: Path, settings_file: Path, port: int = 8080) -> dict[str, 
     home = root / HOME_FOLDER
     home.mkdir(parents=True, exist_ok=True)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
-    for name in ("no_proxy", "NO_PROXY"):  # the parts talk to each other on this host
-        inherited[name] = ",".join(filter(None, ["127.0.0.1,localhost", inherited.get(name)]))
+    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    if direct.strip() != "*":  # the parts talk to each other on this host
+        direct = ",".join(filter(None, ["127.0.0.1,localhost", direct]))
+    inherited |= {"no_proxy": direct, "NO_PROXY": direct}
     return inherited | {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
@@ -36,6 +38,8 @@ def environment(root: Path, settings_file: Path, port: int = 8080) -> dict[str, 
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / PASSWORDS_FILE),
+        # A task's alert, which a slow mail server may hold up, is not cut off after 20 s.
+        "AIRFLOW__CORE__TASK_SUCCESS_OVERTIME": "300",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
         "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",

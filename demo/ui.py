@@ -5,7 +5,7 @@
 The parts of Airflow are those of `airflow standalone`, without its log servers, which listen on
 all interfaces and which one host does not need, and without the triggerer, as no task defers. The
 DAG is paused, so that no night starts by itself; unpause it to trigger one from the form, and
-give the day as `ds`.
+give the day as `ds`. Unpaused, it also starts yesterday's night, which fails without its events.
 """
 
 import argparse

@@ -116,12 +116,14 @@ def running_stack(folder: Path, checks: Checks) -> Iterator[Stack]:
         checks.say("all services are healthy")
         yield stack
     finally:
-        if checks.failed or sys.exc_info()[0]:
-            log = PROJECT_FOLDER / "var" / "logs" / "smoke.log"
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(stack.compose("logs", "--no-color", output=True))
-            checks.say(f"what the containers said: {log}")
-        stack.down()
+        try:
+            if checks.failed or sys.exc_info()[0]:
+                log = PROJECT_FOLDER / "var" / "logs" / "smoke.log"
+                log.parent.mkdir(parents=True, exist_ok=True)
+                log.write_text(stack.compose("logs", "--no-color", output=True))
+                checks.say(f"what the containers said: {log}")
+        finally:  # also where nobody listens any more
+            stack.down()
         checks.check(not stack.left_behind(), "nothing is left of containers, networks and volumes")
 
 
@@ -265,5 +267,6 @@ def free_ports(number: int) -> Sequence[str]:
 if __name__ == "__main__":
     os.umask(0o022)
     for number in (signal.SIGTERM, signal.SIGHUP):  # the containers go, as after Ctrl-C
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     sys.exit(main())

@@ -23,6 +23,8 @@ SECONDS_TO_START = 600.0
 SECONDS_BETWEEN_LOOKS = 2.0
 NOT_AVAILABLE, NO_INPUT, USAGE = 69, 66, 64
 PROJECT_VARIABLE = "COMPOSE_PROJECT_NAME"
+DEFAULT_PORT = "8080"
+"""Airflow's, as docker-compose.yml has it."""
 
 
 class StackError(Exception):
@@ -186,11 +188,12 @@ def check_settings(env_file: Path) -> None:
         ("PENUMBRA_EVENTS", Path.is_dir, "a folder"),
     ):
         value = setting(env_file, name)
-        is_path = value.startswith((".", "/", "~"))  # else the name of a volume
+        # Else the name of a volume; what Compose fills in is left to it.
+        is_path = value.startswith((".", "/", "~")) and "$" not in value
         if is_path and not is_there(PROJECT_FOLDER / Path(value).expanduser()):
             raise StackError(f"{name}={value}", expected, ".env, or the path", NO_INPUT)
     port = setting(env_file, "AIRFLOW_PORT")
-    if port and not setting(env_file, "AIRFLOW_URL"):
+    if port not in ("", DEFAULT_PORT) and not setting(env_file, "AIRFLOW_URL"):
         expected = "AIRFLOW_URL too, the address that people open and that alerts name"
         fix = f"AIRFLOW_URL=http://127.0.0.1:{port} in .env"
         raise StackError(f"AIRFLOW_PORT={port}", expected, fix, USAGE)

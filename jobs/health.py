@@ -1,6 +1,6 @@
 """Health: the night's day beside the weeks before it, and whether the night may go on.
 
-Reads:    interactions
+Reads:    interactions, health of earlier days, items of the last night
 Writes:   health
 If late:  items waits; yesterday's champion keeps serving.
 

@@ -36,7 +36,8 @@ class ItemWeights(NamedTuple):
     `num_users` is N, the number of users with a training history.
 
     `share` is the weight of all pairs within the window over that of whole histories with γ = 1,
-    half of it where edges lead forward only: what is left of the pairs of two items on average.
+    half of it where edges lead forward only: what is left of the pairs of two items on average
+    (`jobs.pair_counts.counted_share`).
     """
 
     own: Floats
@@ -103,7 +104,8 @@ def lift(pair_weight, item, neighbour, weights):  # type: ignore[no-untyped-def]
     f(i) f(j) / N is the pair weight to expect of whole histories were users' weights on i
     independent of those on j, so 1 is chance (Brin et al., Dynamic itemset counting and
     implication rules for market basket data, SIGMOD 1997, where it is called interest). s is the
-    share of it that window and γ count, 1 for whole histories. Rare items reach the highest ones.
+    share of it that window and γ count, 1 for whole histories. Rare items reach the highest ones,
+    and all are higher where few users have most of the actions: those have many of everything.
     """
     frequency, weight = weights.frequency, np.empty_like(pair_weight)
     for e in range(len(weight)):

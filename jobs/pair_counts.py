@@ -48,19 +48,20 @@ def num_position_pairs(lengths: NDArray[np.int64], window: int) -> int:
 def counted_share(lengths: NDArray[np.int64], settings: ItemGraphSettings) -> float:
     """Weight of the pairs within the window, over that of all pairs of histories of these lengths.
 
-    A pair d positions apart weighs γ^(d-1), and 1 in whole histories; where edges lead forward
-    only, two items have half of their pairs in each direction.
+    A pair d positions apart weighs γ^(d-1), and 1 in whole histories, both damped as a(n) says;
+    that near pairs are of more equal age is left out. Where edges lead forward only, two items have
+    half of their pairs in each direction.
     """
     longest = int(lengths.max(initial=0))
-    all_pairs = num_position_pairs(lengths, longest)
-    if not all_pairs:
+    damping = np.arange(longest + 1).clip(1) ** -settings.user_damping
+    # Damped pairs of all histories by how far they are apart: of n actions n - d.
+    num_longer = np.cumsum((np.bincount(lengths, minlength=1) * damping)[::-1])[::-1]
+    pairs = np.cumsum(num_longer[:0:-1])[::-1][1:]
+    if not pairs.sum():
         return 1.0
-    distances = np.arange(1, min(settings.window, longest - 1) + 1)
-    # How many pairs of all histories are so far apart: of n actions n - d.
-    num_longer = np.cumsum(np.bincount(lengths)[::-1])[::-1]
-    num_pairs = np.cumsum(num_longer[:0:-1])[::-1][distances]
-    counted = num_pairs @ settings.position_decay ** (distances - 1.0)
-    return float(counted / all_pairs / (2 if settings.direction == "forward" else 1))
+    near = pairs[: settings.window]
+    counted = near @ settings.position_decay ** np.arange(len(near), dtype=np.float64)
+    return float(counted / pairs.sum() / (2 if settings.direction == "forward" else 1))
 
 
 def fraction_bits(num_pairs: int) -> int:

@@ -4,6 +4,8 @@ Each class is one runbook entry and one exit code of sysexits.h. The orchestrato
 at once on 64-78 (trying again cannot help) and retries on anything else.
 """
 
+import re
+
 
 class PenumbraError(Exception):
     """An error that explains itself in one line.
@@ -19,6 +21,11 @@ class PenumbraError(Exception):
     def __init__(self, found: str, expected: str, fix: str) -> None:
         self.found, self.expected, self.fix = found, expected, fix
         super().__init__(" ".join(f"found {found}; expected {expected}; fix: {fix}".split()))
+
+
+def without_passwords(text: str) -> str:
+    """The text with passwords of addresses in it (`://user:password@host`) left out."""
+    return re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:…@", text)
 
 
 def error_classes(base: type[PenumbraError] = PenumbraError) -> list[type[PenumbraError]]:

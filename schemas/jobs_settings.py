@@ -32,7 +32,7 @@ class EventsSettings(Frozen):
     history_days: int = Field(56, ge=2, le=36_500)
     """Days of interactions, ending at the night's date, that a night looks at."""
     max_missing_days: int = Field(0, ge=0)
-    """Days inside that window, after its first, that may lack interactions."""
+    """Days inside that window, after the first published one, that may lack interactions."""
     missing_day: Literal["fail", "skip"] = "fail"
     """What the DAG does on a night without events: fail the task, or skip the night by name; later
     nights need a `max_missing_days` that allows for what stays missing."""

@@ -289,7 +289,10 @@ def _explain(error: ValidationError, source: Path | None) -> SettingsError:
         k.split(".")[0] for k in known
     }
     expected = allowed(known[key]) if key in known else "one of " + ", ".join(sorted(siblings))
-    return SettingsError(f"{key} = {first['input']!r}", expected, _where(key, source))
+    section, _, name = key.partition(".")
+    is_secret = name in MAY_HOLD_A_PASSWORD.get(section, ())
+    found = "a value that may hold a password" if is_secret else repr(first["input"])
+    return SettingsError(f"{key} = {found}", expected, _where(key, source))
 
 
 def _where(key: str, source: Path | None) -> str:

@@ -182,7 +182,7 @@ class GateSettings(Frozen):
     approval: Literal["none", "required"] = "none"
     """With required, a person must approve in Airflow what the gate lets pass; part of the DAG's
     shape, so no single run can change it."""
-    approval_timeout_hours: float = Field(12.0, gt=0)
+    approval_timeout_hours: float = Field(12.0, gt=0, lt=24)
     """How long an answer is waited for; without one the champion stays. The next night waits."""
 
 

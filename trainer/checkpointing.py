@@ -6,6 +6,8 @@ checkpoint is published. It is replaced atomically and read without executing an
 
 import os
 import shutil
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,6 +23,9 @@ from schemas.partitions import Partition
 from schemas.settings import TrainingSettings
 from trainer.backbones import Backbone, build
 from trainer.ranks import Ranks
+
+SECONDS_OF_A_LEFTOVER = 300.0
+"""Since anybody wrote to it."""
 
 Weights = dict[str, Tensor]
 ONE_RANK = Ranks()
@@ -121,8 +126,7 @@ class ResumeState:
             "num_threads": torch.get_num_threads(),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for left in self.path.parent.glob(f"{self.path.stem}.[0-9]*"):  # by a kill or a full disk
-            left.unlink(missing_ok=True)
+        self._remove_leftovers()
         unfinished = self.path.with_suffix(f".{os.getpid()}")
         with unfinished.open("wb") as file:
             torch.save(state, file)
@@ -135,8 +139,8 @@ class ResumeState:
     ) -> Progress:
         """Puts weights, optimiser and torch's generator back; a new `Progress` without a state.
 
-        A run that had another number of ranks goes on, with the generators it starts with; one
-        that had more or fewer cores takes as many threads as before, since sums depend on them.
+        A run that had another number of ranks goes on, with the generators and threads it starts
+        with; else it takes as many threads as before, since the last bits of sums depend on them.
 
         Raises:
             DataError: The file is there and cannot be used; says what to do.
@@ -150,7 +154,7 @@ class ResumeState:
             optimiser.load_state_dict(state["optimiser"])
             if len(state["generators"]) == ranks.size:
                 _generator(backbone).set_state(state["generators"][ranks.rank])
-            torch.set_num_threads(state["num_threads"])
+                torch.set_num_threads(state["num_threads"])
             return Progress(**state["progress"])
         except (UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error):
@@ -160,6 +164,13 @@ class ResumeState:
                 "what an interrupted run of the same inputs, settings and code left there",
                 "delete the file; training then starts from its first epoch",
             ) from error
+
+    def _remove_leftovers(self) -> None:
+        """Deletes what a killed save or a full disk left, and nothing that is being written."""
+        for left in self.path.parent.glob(f"{self.path.stem}.[0-9]*"):
+            with suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > SECONDS_OF_A_LEFTOVER:
+                    left.unlink()
 
     def remove(self) -> None:
         """Forgets the run, when its checkpoint is published."""

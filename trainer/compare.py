@@ -48,7 +48,7 @@ class Line:
     a: float
     b: float
     interval: tuple[float, float] | None
-    """Of the relative difference, or of the difference where `b` is 0; None without users."""
+    """Of the relative difference, or of the difference where `b` is 0; None below two users."""
 
     @property
     def difference(self) -> float:

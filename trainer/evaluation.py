@@ -5,8 +5,9 @@ once among all items and once among those new to the user (discovery). The champ
 anew with its own catalogue; items that it does not know are never found by it. Every per-user
 metric is measured on slices of users and items too (`trainer/slices.py`).
 
-Reads:    checkpoints, items, sequences, the registered champion
-Writes:   scorecards; figures to the checkpoint's run in MLflow
+Reads:    checkpoints, items, sequences, promotions, the registered champion
+Writes:   scorecards; figures to the checkpoint's run in MLflow; the end of a promotion that was
+          interrupted
 If late:  promotion waits; yesterday's champion keeps serving.
 """
 
@@ -183,21 +184,10 @@ def _log_figures(
     run.log_figures(figures.of_evaluation(rows, bins, run.subject, seen))
 
 
-def has_seen_holdout(
-    trained_until: date | None, split: str, ds: date, settings: Settings
-) -> bool | None:
-    """Whether a model trained on actions of tonight's holdout; None where it cannot be said.
-
-    Args:
-        trained_until: Its last day; None without a model.
-        split: What its night was split by; empty where it does not say.
-        ds: The night.
-        settings: Tonight's; with leave-one-out, days say nothing, but another split does.
-    """
-    if trained_until is None:
+def has_seen_holdout(trained_until: date | None, ds: date, settings: Settings) -> bool | None:
+    """Whether a model trained on days of tonight's holdout; None where it cannot be said."""
+    if trained_until is None or settings.split.protocol != "temporal":
         return None
-    if settings.split.protocol != "temporal":
-        return True if split and split != settings.split.name else None
     return trained_until > ds - timedelta(days=settings.split.holdout_days)
 
 
@@ -239,23 +229,19 @@ def main(night: Night) -> None:
         )
     tonight = scorer.from_checkpoint(checkpoint, items)
     contenders = [contender("candidate", row["weights_sha256"], tonight, item_ids)]
-    own_split = night.settings.split.name
-    has_seen = {
-        "candidate": has_seen_holdout(row["trained_until"], own_split, night.ds, night.settings),
-        CHAMPION: None,
-    }
+    trained_until = {"candidate": row["trained_until"], CHAMPION: None}
     registry = Registry(night.root, night.settings)
     for champion in map(registry.get, numbers_in(night.inputs)):
-        has_seen[CHAMPION] = has_seen_holdout(
-            champion.trained_until, champion.split, night.ds, night.settings
-        )
+        trained_until[CHAMPION] = champion.trained_until
         model = scorer.from_folder(registry.download(champion))
         contenders.append(contender(CHAMPION, champion.weights_sha256, model, item_ids))
     cards = evaluate(sequences.read(), len(item_ids), contenders, night.settings)
     rows = scorecard_rows(cards, sequences.manifest.content_digest)
     _log_figures(night, checkpoint, cards, rows)
     scorecards = night.draft(SCORECARDS)
-    scorecards.notes |= {f"{name}_has_seen_holdout": seen for name, seen in has_seen.items()}
+    for name, day in trained_until.items():
+        has_seen = has_seen_holdout(day, night.ds, night.settings)
+        scorecards.notes[f"{name}_has_seen_holdout"] = has_seen
     scorecards.notes["slices"] = night.settings.evaluation.model_dump(include=DEFINE_SLICES)
     scorecards.write(pa.Table.from_pylist(rows, schema=SCORECARDS.schema))
     night.publish(scorecards)

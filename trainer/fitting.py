@@ -23,7 +23,7 @@ from trainer.ranks import Ranks
 from trainer.sampled_losses import log_sampling
 
 SECONDS_BETWEEN_SAVES = 15.0
-"""How much work a kill may cost; every epoch's end is saved too."""
+"""How much work a kill may cost where a save takes little; every epoch's end is saved too."""
 
 WORK_PER_SAVE = 10.0
 """How much longer than a save the work before the next is at least; large models take seconds."""
@@ -150,7 +150,7 @@ class Fitting:
     def settings_of_epoch(self) -> TrainingSettings:
         """The settings with λ1 and λ2 as they were in the mean over the epoch that has ended.
 
-        Losses are linear in both, so one of these is comparable with the epoch's training loss.
+        Losses are linear in each, so one of these is comparable with the epoch's training loss.
         """
         return self._softened(self._num_steps - (self.windows.num_batches + 1) / 2)
 

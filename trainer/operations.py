@@ -105,7 +105,8 @@ def promote(registry: Registry, number: int, reason: str, *, dry_run: bool = Fal
     """
     with exclusive(registry, dry_run=dry_run) as journal:
         refuse_moved_alias(registry, journal)
-        version, champion = registry.get(number), registry.champion()
+        version, champion = standing_for(registry, number), registry.champion()
+        number = version.number  # another one where its artifact was collected and made again
         if champion and champion.number == number:
             return Outcome(f"unchanged, version {number} is champion", champion)
         if champion and champion.trained_until > version.trained_until:

@@ -166,7 +166,9 @@ def _standing_decision(night: Night, case: Case, champion: Version | None) -> Ro
     digests = decided_with(find_ledger(night.root, night.ds))
     decided_at = same[-1]["decided_at"].isoformat()
     is_same_gate = digests.get(decided_at) == night.settings.digest(STAGE_SETTINGS)
-    is_open = is_forced or not is_same_gate
+    # Who answers was asked about these scores, whatever was set since.
+    is_answered = same[-1]["outcome"] == "awaiting" and bool(answer_of(night.options))
+    is_open = is_forced or not (is_same_gate or is_answered)
     return None if is_open and not is_newer(champion, case) else same[-1]
 
 

@@ -4,7 +4,7 @@ Items are ranked under the champion's own catalogue, read from the registered ar
 go to the smaller item index. `evaluation.exclude_seen` decides whether items a user already
 has may be recommended.
 
-Reads:    sequences, items, the registered champion
+Reads:    sequences, items, promotions, the registered champion
 Writes:   recommendations
 If late:  users keep seeing yesterday's recommendations.
 """
@@ -19,7 +19,7 @@ from schemas.command import Night, Stage, run
 from schemas.contract import PADDING_INDEX
 from schemas.errors import MissingInputError
 from schemas.items import ITEMS
-from schemas.partitions import Input, get
+from schemas.partitions import Input, get, refuse_other_source
 from schemas.recommendations import RECOMMENDATIONS
 from schemas.sequences import SEQUENCES
 from schemas.settings import Settings
@@ -91,6 +91,7 @@ STAGE = Stage(
 def main(night: Night) -> None:
     """Ranks for every user and publishes."""
     sequences, items = (get(night.root, contract, night.ds) for contract in (SEQUENCES, ITEMS))
+    refuse_other_source(sequences, items)
     registry = Registry(night.root, night.settings)
     (number,) = numbers_in(night.inputs)
     rows = recommend(

@@ -122,8 +122,11 @@ def _summary(
     note = (
         f"Gains in {label(settings.gate.metric)}, each with its {confidence} interval over users."
     )
+    if decision is None and "promotions" in damage:
+        sentence = "The ledger is damaged, so this page cannot say what was decided."
+        return Summary(Mark("unknown", "unclear"), sentence, tiles, note, attention)
     if decision is None:
-        is_stopped = bool(_beyond(tables)) and "items" not in tables
+        is_stopped = bool(_beyond(tables)) and not {"items"} & (tables.keys() | damage.keys())
         words = "stopped by its health" if is_stopped else "not finished"
         sentence = "No model was decided on; what served before serves on."
         return Summary(Mark(words, "bad"), sentence, tiles, note, attention)

@@ -36,8 +36,8 @@ KINDS = ("item", "user")
 
 
 def missing(*tables: str) -> str:
-    """What a section says in the place of tables that the night has not published."""
-    return f"The night has not published {' and '.join(tables)}, so there is nothing to show."
+    """What a section says in the place of tables that are not there, or damaged."""
+    return f"There is no {' and no '.join(tables)} of the night to read, so nothing to show."
 
 
 def data_quality(root: Path, ds: date, tables: Tables, settings: Settings) -> Section:

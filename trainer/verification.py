@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import mlflow
 
-from schemas.errors import PenumbraError
+from schemas.errors import PenumbraError, without_passwords
 from trainer.journal import Journal
 from trainer.ledger import last_promotion
 from trainer.operations import has_ever_passed
@@ -79,7 +79,7 @@ def _ledger(registry: Registry, aliases: dict[str, Version]) -> Iterator[Finding
 
 def _set_alias(registry: Registry, alias: str, number: int | None) -> str:
     """What MLflow is told to restore an alias that somebody moved past the journal."""
-    client, name = f"MlflowClient({mlflow.get_tracking_uri()!r})", registry.name
+    client, name = f"MlflowClient({without_passwords(mlflow.get_tracking_uri())!r})", registry.name
     call = f"set_registered_model_alias({name!r}, {alias!r}, '{number}')"
     if number is None:
         call = f"delete_registered_model_alias({name!r}, {alias!r})"

@@ -13,11 +13,27 @@ WORDS = "trainer.recommendations: ContractError: found mud; expected gold; fix: 
 MUD = f"print({WORDS!r}, file=sys.stderr); sys.exit(65)"
 EXPLAIN = """
 import json, sys
+from pathlib import Path
 from airflow.sdk.exceptions import AirflowTaskTimeout
+from dags import alerts, webhook
 from dags.alerts import NAMES, explain
 
+def fill(path, text):
+    path.touch()
+    raise OSError(28, "No space left on device")
+
+folder, write_text = Path(sys.argv[1]), Path.write_text
+Path.write_text = fill
+try:
+    alerts._write(folder / "StageCrashed.json", "{}")
+except OSError:
+    left = [path.name for path in folder.iterdir()]
+Path.write_text = write_text
+tries = len(alerts.DELIVERY_DELAYS) + 1
+seconds = tries * webhook.TIMEOUT_SECONDS + sum(alerts.DELIVERY_DELAYS)
 given = (None, AirflowTaskTimeout("hung"), ValueError("SomeOtherError: found x"))
-json.dump({"names": NAMES, "explained": [explain(one) for one in given]}, sys.stdout)
+facts = {"names": NAMES, "explained": [explain(one) for one in given]}
+json.dump(facts | {"left": left, "seconds": seconds}, sys.stdout)
 """
 
 
@@ -178,7 +194,7 @@ def described(airflow_environment, tmp_path_factory) -> dict[str, Any]:
     project = Path(__file__).parent.parent.parent
     environment = airflow_environment(home, project, home / "root")
     done = subprocess.run(
-        [sys.executable, "-c", EXPLAIN],
+        [sys.executable, "-c", EXPLAIN, home / "alerts"],
         cwd=project,
         env=environment,
         capture_output=True,
@@ -194,6 +210,14 @@ def test_what_failed_without_an_error_of_its_own_has_a_name_too(described):
         "TaskTimedOut",
         "StageCrashed",
     ]
+
+
+def test_an_incident_that_a_full_disk_cut_off_is_not_open(described):
+    assert described["left"] == []
+
+
+def test_a_webhook_that_never_answers_leaves_a_task_within_the_time_of_its_callbacks(described):
+    assert described["seconds"] < 20  # Airflow's core.task_success_overtime
 
 
 def test_op21_every_alert_has_its_entry_in_the_runbook_and_all_entries_but_one_an_alert(described):

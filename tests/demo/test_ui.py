@@ -42,7 +42,6 @@ def test_a_server_that_does_not_listen_is_killed(tmp_path):
 
 def test_the_password_is_its_owners_and_stays(tmp_path):
     file = tmp_path / "passwords.json"
-    file.touch(mode=0o600)
     choose_password(file)
     assert file.stat().st_mode & 0o777 == 0o600
     chosen = file.read_text()
@@ -79,8 +78,8 @@ def test_a_closed_terminal_ends_what_it_started_as_ctrl_c_does(number, how, said
 
 
 def test_airflows_parts_reach_each_other_past_a_proxy(tmp_path, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "intranet")
     monkeypatch.delenv("no_proxy", raising=False)
-    found = environment(tmp_path / "var", tmp_path / "pipeline.toml")
-    assert found["NO_PROXY"] == "127.0.0.1,localhost,intranet"
-    assert found["no_proxy"] == "127.0.0.1,localhost"
+    for theirs, expected in (("intranet", "127.0.0.1,localhost,intranet"), ("*", "*")):
+        monkeypatch.setenv("NO_PROXY", theirs)
+        found = environment(tmp_path / "var", tmp_path / "pipeline.toml")
+        assert found["NO_PROXY"] == found["no_proxy"] == expected

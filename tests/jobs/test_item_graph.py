@@ -187,8 +187,12 @@ def test_a_stages_weights_are_those_of_the_dense_formulas(catalogue, histories, 
         kind = {"window": 9, "position_decay": 0.9}
         kind |= {"user_damping": damping, "time_decay_days": decay}
         w, m, f = (values[1:, ...] for values in oracle(users, 12, kind))
-        apart = [q - p for x in users for p, q in itertools.combinations(range(len(x)), 2)]
-        share = sum(0.9 ** (d - 1) for d in apart if d <= 9) / len(apart)
+        apart = [
+            (q - p, len(x) ** -damping)
+            for x in users
+            for p, q in itertools.combinations(range(len(x)), 2)
+        ]
+        share = sum(a * 0.9 ** (d - 1) for d, a in apart if d <= 9) / sum(a for _, a in apart)
         with np.errstate(invalid="ignore"):  # of items that nobody has: 0 / 0
             expected = np.nan_to_num(DENSE[normaliser](w[:, 1:], m, f, len(users), share))
         found, pairs = np.zeros((12, 12)), np.zeros((12, 12))

@@ -104,16 +104,19 @@ def test_op19_the_pair_budget_counts_every_pair_of_positions_exactly(lengths, wi
     lengths=st.lists(st.integers(0, 12), min_size=1, max_size=5),
     window=st.integers(1, 15),
     decay=st.sampled_from([1.0, 0.8]),
+    damping=st.sampled_from([0.0, 0.5, 1.0]),
     direction=st.sampled_from(["symmetric", "forward"]),
 )
 def test_the_counted_share_is_that_of_a_double_loop_over_positions(
-    lengths, window, decay, direction
+    lengths, window, decay, damping, direction
 ):
-    kind = ItemGraphSettings(window=window, position_decay=decay, direction=direction)
-    distances = [q - p for n in lengths for p, q in combinations(range(n), 2)]
-    weights = [decay ** (d - 1) for d in distances if d <= window]
-    expected = sum(weights) / max(len(distances), 1) if distances else 1.0
-    expected /= 2 if direction == "forward" and distances else 1
+    kind = ItemGraphSettings(
+        window=window, position_decay=decay, user_damping=damping, direction=direction
+    )
+    pairs = [(q - p, n**-damping) for n in lengths for p, q in combinations(range(n), 2)]
+    near = sum(a * decay ** (d - 1) for d, a in pairs if d <= window)
+    expected = near / sum(a for _, a in pairs) if pairs else 1.0
+    expected /= 2 if direction == "forward" and pairs else 1
     assert counted_share(np.array(lengths), kind) == pytest.approx(expected)
 
 

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from schemas.errors import SettingsError
+from schemas.errors import SettingsError, without_passwords
 from schemas.reference import pipeline_toml
 from schemas.settings import Settings, load, properties
 
@@ -146,3 +146,17 @@ def test_the_digest_covers_the_named_sections_only():
     few, many = load(None, {"PENUMBRA_TRAINING__EPOCHS": "3"}), Settings()
     assert few.digest(["items"]) == many.digest(["items"])
     assert few.digest(["items", "training"]) != many.digest(["items", "training"])
+
+
+def test_what_may_hold_a_password_is_not_in_the_error(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("[spark]\nconf = 'fs.secret=S3CRET'\n")
+    with pytest.raises(SettingsError, match=r"spark\.conf = a value that may") as refused:
+        load(file, {})
+    assert "S3CRET" not in str(refused.value)
+
+
+def test_passwords_of_addresses_are_left_out_and_nothing_else():
+    said = "request to http://nightly:S3CRET@mlflow:5000/api failed, http://mlflow:5000/x@y ok"
+    expected = "request to http://nightly:…@mlflow:5000/api failed, http://mlflow:5000/x@y ok"
+    assert without_passwords(said) == expected

@@ -158,6 +158,13 @@ def test_an_answer_to_a_decision_that_was_replaced_is_refused(registry, asking):
     assert answer(asking, "approve", decision=row["decided_at"])[-1]["outcome"] == "promote"
 
 
+def test_an_answer_counts_though_settings_of_the_gate_changed_meanwhile(registry, asking):
+    run(asking)
+    asking.settings = Settings.model_validate({"gate": GATE | {"approval_timeout_hours": 3}})
+    assert answer(asking, "approve")[-1]["outcome"] == "promote"
+    assert registry.champion().number == 2
+
+
 def test_an_answer_before_any_decision_is_refused(registry, asking):
     with pytest.raises(RegistryError, match="an answer to no decision"):
         answer(asking, "approve")

@@ -1,4 +1,5 @@
 import hashlib
+import os
 from datetime import date
 
 import pyarrow as pa
@@ -98,10 +99,12 @@ def test_a_resume_state_restores_weights_optimiser_generator_and_progress(resume
 
 def test_what_a_killed_save_left_goes_with_the_next(resume):
     resume.path.parent.mkdir(parents=True)
-    left = resume.path.with_suffix(".4711")
-    left.write_bytes(b"half a state")
+    left, written = (resume.path.with_suffix(f".{pid}") for pid in (4711, 4712))
+    for file in (left, written):
+        file.write_bytes(b"half a state")
+    os.utime(left, (0, 0))
     resume.save(Progress(), *trained_a_step(seed=1))
-    assert list(resume.path.parent.iterdir()) == [resume.path]
+    assert set(resume.path.parent.iterdir()) == {resume.path, written}
 
 
 def test_a_resumed_run_takes_as_many_threads_as_before(resume):

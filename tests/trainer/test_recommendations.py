@@ -1,11 +1,14 @@
+import hashlib
+import json
 import sys
+from dataclasses import asdict
 from datetime import date, timedelta
 from itertools import pairwise
 
 import pytest
 
 from schemas.command import run
-from schemas.errors import MissingInputError
+from schemas.errors import DataError, MissingInputError
 from schemas.partitions import find, get
 from schemas.recommendations import RECOMMENDATIONS
 from schemas.settings import Settings
@@ -97,6 +100,23 @@ def test_a_user_the_champion_knows_nothing_of_gets_the_most_supported(publish_se
     sequences = publish_sequences([([1, 1], [])])
     lists = lists_of(recommend(sequences.read(), ["new"], model, 1, settings()))
     assert lists == {"user-0": ["item-1", "item-2", "item-3"]}
+
+
+def test_sequences_of_items_that_were_replaced_are_refused(
+    registry, items, sequences, publish_model, make_night
+):
+    registry.point(CHAMPION, registry.register(publish_model(items), items))
+    file = sequences.path / "manifest.json"
+    made_from = asdict(items.as_input()) | {"digest": "of other items"}
+    text = json.dumps(json.loads(file.read_text()) | {"inputs": [made_from]})
+    file.write_text(text)
+    pointer = sequences.path.parent / "CURRENT"
+    known = json.loads(pointer.read_text())
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    pointer.write_text(json.dumps(known | {"manifest_sha256": sha256}))
+    night = make_night(inputs=STAGE.inputs(registry.root, DS, Settings()))
+    with pytest.raises(DataError, match="sequences of 2017-10-31 made from items of other ite"):
+        main(night)
 
 
 def test_a_night_without_a_champion_is_an_error(registry, items, sequences):

@@ -139,7 +139,7 @@ def test_a_night_stopped_by_its_health_says_so_and_what_is_missing(empty_night, 
     assert "stopped by its health No model was decided on; what served before serves on." in words
     assert "Volume of the day is beyond its limit." in words
     assert "Not published: interactions, quarantine, items, sequences," in words
-    assert "The night has not published scorecards, so there is nothing to show." in words
+    assert "There is no scorecards of the night to read, so nothing to show." in words
 
 
 def test_the_stage_starts_without_torch_which_would_take_it_a_second():
@@ -167,13 +167,25 @@ def test_a_damaged_table_leaves_a_page_that_says_what_is_wrong(night, capsys):
     assert "Not published" not in words
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [("promotions", "unknown The ledger is damaged"), ("items", "inconclusive The evidence does")],
+)
+def test_a_damaged_table_makes_the_headline_say_nothing_untrue(night, table, said):
+    damage = {table: "found 2 bytes"}
+    tables = {t: p for t, p in tables_of(night.root, DS).items() if t != table}
+    page = page_of(night.root, DS, tables, night.settings, None, damage)
+    assert f"{page.summary.state.text} {page.summary.sentence}".startswith(said)
+    assert f"{table} is damaged: found 2 bytes." in page.summary.attention
+
+
 def test_tables_that_are_not_there_are_named_and_the_others_are_shown(night):
     absent = ("item_graph", "soft_targets", "scorecards", "promotions", "recommendations")
     tables = {t: p for t, p in tables_of(night.root, DS).items() if t not in absent}
     page = page_of(night.root, DS, tables, night.settings, None)
     assert [section.title for section in page.sections] == SECTIONS
     words = [words for section in page.sections for words in section.words]
-    assert all(any(f"not published {table}" in w for w in words) for table in absent)
+    assert all(any(f"no {table} of the night" in w for w in words) for table in absent)
     assert page.summary.attention[-1] == f"Not published: {', '.join(absent)}."
     assert page.summary.state.text == "not finished"
 
