@@ -25,7 +25,7 @@ class PenumbraError(Exception):
 
 def without_passwords(text: str) -> str:
     """The text with passwords of addresses in it (`://user:password@host`) left out."""
-    return re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:…@", text)
+    return re.sub(r"(://[^/\s:@]*):[^/\s?#]+@", r"\1:…@", text)
 
 
 def error_classes(base: type[PenumbraError] = PenumbraError) -> list[type[PenumbraError]]:

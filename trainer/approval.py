@@ -121,6 +121,8 @@ def _outcome(
     if answer.kind == "reject":
         return "hold", f"rejected by {answer.by}"
     words, hold = f"{APPROVED} {answer.by}", journal.hold()
+    if settings.gate.mode == "dry_run":
+        return "hold", f"{words}, in a dry run"
     if hold:
         return "hold", f"{words}, but {hold.as_hold}"
     number, before = champion.number if champion else None, decided["champion_version"]

@@ -128,11 +128,14 @@ class ResumeState:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
         unfinished = self.path.with_suffix(f".{os.getpid()}")
-        with unfinished.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self.path)
+        try:
+            with unfinished.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self.path)
+        finally:
+            unfinished.unlink(missing_ok=True)  # a full disk stays as full as it was
 
     def restore(
         self, backbone: Backbone, optimiser: torch.optim.Optimizer, ranks: Ranks = ONE_RANK
@@ -166,7 +169,7 @@ class ResumeState:
             ) from error
 
     def _remove_leftovers(self) -> None:
-        """Deletes what a killed save or a full disk left, and nothing that is being written."""
+        """Deletes what a killed save left, and nothing that is being written."""
         for left in self.path.parent.glob(f"{self.path.stem}.[0-9]*"):
             with suppress(FileNotFoundError):
                 if time.time() - left.stat().st_mtime > SECONDS_OF_A_LEFTOVER:

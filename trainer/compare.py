@@ -176,7 +176,7 @@ def _main(options: argparse.Namespace) -> None:
     for side, name, sheet in (("A", options.a, a), ("B", options.b, b)):
         console.print(f"{side}  {name}" + (f" ({sheet.name})" if name != sheet.name else ""))
     if not have_one_slicing(a, b):
-        console.print("Slices are left out: settings of evaluation differed between the two.")
+        console.print("Slices are left out: settings of evaluation differed, or one is unknown.")
     for exclude_seen in sorted({line.exclude_seen for line in lines}):
         console.print(table(lines, exclude_seen=exclude_seen, confidence=confidence))
 

@@ -96,7 +96,7 @@ def promote(night: Night, registry: Registry, journal: Journal) -> str:
         return _finish(night, registry, journal, decided)
     if answer:
         raise RegistryError(
-            "an answer to no decision on these weights and scorecards with these settings",
+            "an answer to no decision on these weights and scorecards",
             "one to a decision that awaits it",
             f"run python -m trainer.promotion --ds {night.ds} without an answer",
         )

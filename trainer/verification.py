@@ -79,11 +79,14 @@ def _ledger(registry: Registry, aliases: dict[str, Version]) -> Iterator[Finding
 
 def _set_alias(registry: Registry, alias: str, number: int | None) -> str:
     """What MLflow is told to restore an alias that somebody moved past the journal."""
-    client, name = f"MlflowClient({without_passwords(mlflow.get_tracking_uri())!r})", registry.name
+    uri, name = mlflow.get_tracking_uri(), registry.name
+    is_secret = without_passwords(uri) != uri
+    client = "MlflowClient()" if is_secret else f"MlflowClient({uri!r})"
     call = f"set_registered_model_alias({name!r}, {alias!r}, '{number}')"
     if number is None:
         call = f"delete_registered_model_alias({name!r}, {alias!r})"
-    return f'python -c "from mlflow import MlflowClient; {client}.{call}"'
+    command = f'python -c "from mlflow import MlflowClient; {client}.{call}"'
+    return command + (" with MLFLOW_TRACKING_URI set, which has a password" if is_secret else "")
 
 
 def _finding(wrong: str, error: PenumbraError) -> Finding:

@@ -157,6 +157,6 @@ def test_what_may_hold_a_password_is_not_in_the_error(tmp_path):
 
 
 def test_passwords_of_addresses_are_left_out_and_nothing_else():
-    said = "request to http://nightly:S3CRET@mlflow:5000/api failed, http://mlflow:5000/x@y ok"
-    expected = "request to http://nightly:…@mlflow:5000/api failed, http://mlflow:5000/x@y ok"
+    said = "to http://nightly:S3C@RET@mlflow:5000/api, http://mlflow:5000/x@y http://h:80?q=a@b"
+    expected = "to http://nightly:…@mlflow:5000/api, http://mlflow:5000/x@y http://h:80?q=a@b"
     assert without_passwords(said) == expected

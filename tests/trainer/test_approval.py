@@ -165,6 +165,15 @@ def test_an_answer_counts_though_settings_of_the_gate_changed_meanwhile(registry
     assert registry.champion().number == 2
 
 
+def test_an_approval_in_what_has_become_a_dry_run_moves_nothing(registry, asking):
+    run(asking)
+    asking.settings = Settings.model_validate({"gate": GATE | {"mode": "dry_run"}})
+    row = answer(asking, "approve")[-1]
+    assert row["outcome"] == "hold"
+    assert row["reason"].startswith("approved by alice, in a dry run; the gate passed: ")
+    assert registry.champion().number == 1
+
+
 def test_an_answer_before_any_decision_is_refused(registry, asking):
     with pytest.raises(RegistryError, match="an answer to no decision"):
         answer(asking, "approve")

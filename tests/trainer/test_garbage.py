@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from schemas.checkpoints import CHECKPOINTS
-from schemas.errors import CorruptPartitionError, RegistryError
+from schemas.errors import CorruptPartitionError, RegistryError, UsageError
 from schemas.items import ITEMS
 from schemas.partitions import find, get
 from schemas.sequences import SEQUENCES
@@ -111,6 +111,8 @@ def test_a_collected_version_is_registered_again_by_repeating_its_night(three_ni
     assert three_nights.champion().number == 3
     warm = Settings.model_validate({"training": {"warm_start": True}})
     assert [line.run for line in champion_input(root, second, warm)] == ["4"]
+    with pytest.raises(UsageError, match="rollback --to 4, if an older model"):
+        operations.promote(three_nights, 1, "no other")
     assert operations.rollback(three_nights, 1, "worse").serves.number == 4
 
 
