@@ -24,6 +24,7 @@ from jobs.java import find_java_home
 from jobs.worker_daemon import prestart
 from schemas.command import Night
 from schemas.contract import Contract
+from schemas.errors import PenumbraError
 from schemas.partitions import Input, Partition
 from schemas.publishing import Draft
 from schemas.scratch import scratch_folder
@@ -221,16 +222,30 @@ def publish(
 
 
 def run_tasks(spark: SparkContext, work: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
-    """Runs `work` on each of the tasks on the executors; returns what it returned, in order."""
+    """Runs `work` on each of the tasks on the executors; returns what it returned, in order.
+
+    Raises:
+        PenumbraError: A task's own; Spark would try the task again, and fail with its traceback.
+    """
     tasks_on_executors = spark.parallelize(tasks, len(tasks))
-    return tasks_on_executors.map(partial(_run_task, work)).collect()
+    results = tasks_on_executors.map(partial(_run_task, work)).collect()
+    for result in results:
+        if isinstance(result, PenumbraError):
+            raise result
+    return results
 
 
 def _run_task(work: Callable[[Any], Any], task: Any) -> Any:
-    """Runs a task in a worker, whose modules the collector need not look through after each."""
+    """Runs a task in a worker, whose modules the collector need not look through after each.
+
+    An error that explains itself is returned: it is the driver's to raise.
+    """
     if not gc.get_freeze_count():
         gc.freeze()
-    return work(task)
+    try:
+        return work(task)
+    except PenumbraError as error:
+        return error
 
 
 def adopt(run: Draft, folder: Path) -> None:

@@ -22,6 +22,10 @@ class PenumbraError(Exception):
         self.found, self.expected, self.fix = found, expected, fix
         super().__init__(" ".join(f"found {found}; expected {expected}; fix: {fix}".split()))
 
+    def __reduce__(self) -> tuple[type["PenumbraError"], tuple[str, str, str]]:
+        """How another process makes it again."""
+        return type(self), (self.found, self.expected, self.fix)
+
 
 def without_passwords(text: str) -> str:
     """The text with passwords of addresses in it (`://user:password@host`) left out."""

@@ -7,6 +7,7 @@ import sysconfig
 from pathlib import Path
 
 import pyspark
+import pytest
 
 from jobs.spark import (
     CODE,
@@ -19,7 +20,22 @@ from jobs.spark import (
     _zip_code,
     run_tasks,
 )
+from schemas.errors import DataError
 from schemas.settings import SparkSettings
+
+
+def test_op17_a_tasks_own_error_is_the_stages(spark):
+    def fail_on_three(number: int) -> int:
+        if number == 3:
+            raise DataError("a three", "none", "the events")
+        return number
+
+    assert run_tasks(spark.sparkContext, fail_on_three, [1, 2]) == [1, 2]
+    with pytest.raises(
+        DataError, match=r"^found a three; expected none; fix: the events$"
+    ) as error:
+        run_tasks(spark.sparkContext, fail_on_three, [1, 2, 3])
+    assert error.value.found == "a three"
 
 
 def test_a_local_session_listens_on_loopback_only_and_sends_no_code(spark):
