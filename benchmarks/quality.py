@@ -50,7 +50,9 @@ def report(options: argparse.Namespace) -> None:
     if not cells:
         fix = "python -m benchmarks.quality score"
         raise UsageError(f"no cell under {options.root}", "scores of one at least", fix)
-    found = with_recorded(build(cells, surroundings(options.command, PACKAGES)), options.to)
+    at_work = [reason.partition(":")[0] for reason in refused]
+    here = build(cells, surroundings(options.command, PACKAGES))
+    found = with_recorded(here, options.to, at_work)
     found.print(Console(width=TABLE_WIDTH))
     found.write(options.to)
     print(f"written to {options.to}")

@@ -6,7 +6,7 @@ they left are not kept as long as their numbers.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,8 +24,10 @@ from trainer.page import counted
 PACKAGES = ("torch", "numpy", "pyspark")
 SHOWN = ("ndcg@10", "recall@10", "recall@20")
 COMPARED = ("ndcg@10", "recall@10")
-FEWEST_SEEDS = 3
-"""A cell with fewer is marked as provisional."""
+FEWEST_SEEDS, FEWEST_TRIALS = 3, 2
+"""A cell with fewer of either is marked as provisional."""
+SUPERSEDED = "superseded by further trials or seeds, not complete yet"
+"""Said of what an earlier report has of a cell that is at work; the tally leaves it out."""
 CELL_HEADINGS = (
     "cell",
     *(loss.replace("_", " ") for loss in (*LOSSES, ALONE)),
@@ -121,6 +123,7 @@ class QualityReport(report.Report):
         other, verdict, low, high = said.groups()
         is_better = baselines[other][metric] == max(m[metric] for m in baselines.values())
         note = "" if is_better else f", over {other.replace('_', ' ')}"
+        note += ", superseded" if SUPERSEDED in said.string else ""
         return f"{gain:+.1f}% ({low} to {high}) {verdict}{note}"
 
 
@@ -132,10 +135,18 @@ def build(cells: Sequence[Cell], surroundings: dict[str, Any]) -> QualityReport:
     return QualityReport(surroundings, [*findings, _tally(findings)], dated)
 
 
-def with_recorded(found: QualityReport, folder: Path) -> QualityReport:
+def with_recorded(
+    found: QualityReport, folder: Path, at_work: Collection[str] = ()
+) -> QualityReport:
     """The same report with the cells that only the one in a folder has, in the order of all.
 
     What it has already keeps its date.
+
+    Args:
+        found: The report of this root's cells.
+        folder: Of the earlier report.
+        at_work: Names of cells that this root has, unfit for a report: what is recorded of them
+            says that more was tried since.
     """
     file = folder / f"{QualityReport.name}.json"
     if not file.exists():
@@ -143,6 +154,7 @@ def with_recorded(found: QualityReport, folder: Path) -> QualityReport:
     recorded = json.loads(file.read_text())
     known = {run["on"] for run in found.runs} | {ALL}
     old_findings = [_read_finding(one) for one in recorded["findings"] if one["on"] not in known]
+    old_findings = [_superseded(one) if one.on in at_work else one for one in old_findings]
     old_runs = [run for run in recorded["runs"] if run["on"] not in known]
     findings = [*(one for one in found.findings if one.on != ALL), *old_findings]
     findings.sort(key=lambda one: _place(one.on))
@@ -150,6 +162,11 @@ def with_recorded(found: QualityReport, folder: Path) -> QualityReport:
     new_runs = [run | {"date": dates.get(_undated(run), run["date"])} for run in found.runs]
     runs = sorted(new_runs + old_runs, key=lambda run: _place(run["on"]))
     return replace(found, findings=[*findings, _tally(findings)], runs=runs)
+
+
+def _superseded(found: Finding) -> Finding:
+    is_gain = found.what.endswith(")") and SUPERSEDED not in found.what
+    return replace(found, what=f"{found.what[:-1]}, {SUPERSEDED})") if is_gain else found
 
 
 def _undated(run: Mapping[str, Any]) -> str:
@@ -178,8 +195,10 @@ def _reached(cell: Cell) -> Iterator[Finding]:
 
 def _gains(cell: Cell) -> Iterator[Finding]:
     num_seeds = len(cell.scores[METHOD])
-    seeds = counted(num_seeds, "seed")
-    note = "" if num_seeds >= FEWEST_SEEDS else f", provisional: {seeds}"
+    num_trials = sum(one.loss == METHOD for one in cell.tried)
+    is_sure = num_seeds >= FEWEST_SEEDS and num_trials >= FEWEST_TRIALS
+    budget = f"{counted(num_seeds, 'seed')}, {counted(num_trials, 'trial')}"
+    note = "" if is_sure else f", provisional: {budget}"
     (other_part,) = set(PARTS.values()) - {cell.part}
     pairs = [
         (metric, cell.opponent(metric, part), part)
@@ -201,12 +220,13 @@ def _gains(cell: Cell) -> Iterator[Finding]:
 
 def _tally(findings: Sequence[Finding]) -> Finding:
     """Wins and losses against the better baseline, one such finding a cell."""
+    findings = [one for one in findings if SUPERSEDED not in one.what]
     starts = [f"{METHOD} against {other}, ndcg@10: " for other in BASELINES]
     whats = [one.what.removeprefix(s) for one in findings for s in starts if one.what.startswith(s)]
     wins, losses = (sum(what.startswith(v) for what in whats) for v in ("win", "loss"))
     sure = sum(what.startswith("win") and "provisional" not in what for what in whats)
-    what = f"cells that {METHOD} wins by ndcg@10, {sure} of them with {FEWEST_SEEDS} seeds"
-    what += f", and loses; {NUM_CELLS} are to be compared"
+    what = f"cells that {METHOD} wins by ndcg@10, {sure} of them with {FEWEST_SEEDS} seeds and "
+    what += f"{FEWEST_TRIALS} trials, and loses; {NUM_CELLS} are to be compared"
     return Finding(ALL, what, f"{wins} of {len(whats)}", f"{losses} lost", wins, " wins")
 
 

@@ -16,13 +16,13 @@ from benchmarks import quality_scores, quality_search, quality_targets
 from benchmarks.quality import main
 from benchmarks.quality_cells import Cell, Gain, read_cells
 from benchmarks.quality_data import DATA_SETS, DAY, DataSet, ordered_events
-from benchmarks.quality_report import _tally, build
+from benchmarks.quality_report import SUPERSEDED, _tally, build, with_recorded
 from benchmarks.quality_roots import prepare, without_holdout
 from benchmarks.quality_scores import Score, read_score, score
 from benchmarks.quality_search import Trial, best_trials, read_trials, search, try_once
 from benchmarks.quality_space import LOSSES, OWN, SHARED, next_changes, openings
 from benchmarks.quality_targets import compare_targets
-from benchmarks.report import Finding
+from benchmarks.report import Finding, surroundings
 from schemas.command import Night
 from schemas.errors import DataError, UsageError
 from schemas.partitions import get
@@ -260,7 +260,7 @@ def test_the_report_has_the_numbers_of_the_files(root, cell, capsys):
         (tried,) = [t for t in read_trials(root / "walks") if t.loss == run["loss"]]
         assert run["trials"] == [asdict(tried)]
         assert f"| {run['loss']} | {mean:.4f} |" in (root / "results" / "quality.md").read_text()
-    assert "provisional: 2 seeds" in report["findings"][0]["what"]
+    assert "provisional: 2 seeds, 1 trial" in report["findings"][0]["what"]
     text = (root / "results" / "quality.md").read_text()
     (row,) = [line for line in text.splitlines() if line.startswith("| walks, mlp | 0")]
     means = [f"{run['means']['ndcg@10']:.4f}" for run in report["runs"]]
@@ -328,7 +328,24 @@ def test_the_tally_tells_wins_of_enough_seeds_from_provisional_ones():
         ]
     )
     assert (found.ours, found.other) == ("2 of 3", "1 lost")
-    assert "wins by ndcg@10, 1 of them with 3 seeds" in found.what
+    assert "wins by ndcg@10, 1 of them with 3 seeds and 2 trials" in found.what
+
+
+def test_what_is_recorded_of_a_cell_at_work_says_so_and_does_not_count(root, cell, tmp_path):
+    arguments = ["report", "--root", str(root), "--to", str(tmp_path)]
+    assert main(arguments) == 0
+    file = tmp_path / "quality.json"
+    file.write_text(file.read_text().replace('"walks, mlp"', '"beauty, sasrec"'))
+    found = build([cell], surroundings("report", ()))
+    for _ in range(2):  # said once, however often it is reported
+        merged = with_recorded(found, tmp_path, ["beauty, sasrec"])
+        merged.write(tmp_path)
+    gains = [one for one in merged.findings if one.on == "beauty, sasrec"]
+    assert [one.what.count(SUPERSEDED) for one in gains] == [1] * len(gains)
+    assert merged.findings[-1].ours.endswith(" of 1")
+    rows = merged.cell_rows()
+    assert [row[0] for row in rows] == ["beauty, sasrec", "walks, mlp"]
+    assert rows[0][5].endswith(", superseded") and "superseded" not in rows[1][5]
 
 
 def test_a_gain_over_the_other_baseline_says_over_which(cell):
