@@ -5,7 +5,8 @@
 As a program it trains ours for an epoch and prints seconds, mean loss and examples. Both sides
 are programs, see the same last actions of the same people, and predict every next item with a
 softmax over all items, at equal width, blocks, heads, length, batch size, dropout and threads.
-RecTools' blocks are lighter: its feed-forward layer is as wide as the hidden state, ours twice.
+RecTools' blocks are lighter: its feed-forward layer is as wide as the hidden state, ours twice. It
+pads every window to the full length, where ours are sorted by length.
 """
 
 import argparse
