@@ -111,19 +111,20 @@ class Alerts(BaseNotifier):
         Returns:
             Whether there is somebody.
         """
-        for seconds in (*DELIVERY_DELAYS, None):
-            # A new one each time: a notifier renders its templates once and for all.
-            notifier = channel(self.settings)
+        for seconds in DELIVERY_DELAYS:
             try:
-                if notifier:
-                    notifier(context)
-                return notifier is not None
+                return self._tell(context)
             except Exception as error:
-                if seconds is None:
-                    raise
                 self.log.warning("not delivered (%s), again in %g s", error, seconds)
                 time.sleep(seconds)
-        raise AssertionError("the last try returns or raises")
+        return self._tell(context)
+
+    def _tell(self, context: Any) -> bool:
+        # A new one each time: a notifier renders its templates once and for all.
+        notifier = channel(self.settings)
+        if notifier:
+            notifier(context)
+        return notifier is not None
 
     def close(self, context: Any) -> None:
         """Closes the incidents of a task that has succeeded; called as `on_success_callback`."""

@@ -84,10 +84,9 @@ def compare(
         DataError: A metric is not of the same users.
     """
     cards_a, cards_b = a.cards(), b.cards()
-    shared = [
-        k for k in cards_a.keys() & cards_b.keys() if "/" not in k[1] or have_one_slicing(a, b)
-    ]
-    both = sorted(shared, key=lambda key: (key[0], _order(key[1])))
+    both = sorted(cards_a.keys() & cards_b.keys(), key=lambda key: (key[0], _order(key[1])))
+    if not have_one_slicing(a, b):
+        both = [key for key in both if "/" not in key[1]]
     chosen = [key for key in both if not metrics or key[1] in metrics]
     unknown = [metric for metric in metrics if metric not in {name for _, name in both}]
     if unknown or not chosen:
