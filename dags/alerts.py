@@ -2,7 +2,8 @@
 
 An incident is one error of one task about one night. Its first failure is told; while it is open,
 further tries and repetitions of the night are silent; the task's success for that night closes it.
-A run without a night is an incident of its own, which nothing closes.
+A run without a night is an incident of its own, which nothing closes. A task whose process is lost
+on its last try, or ends before the task begins, tells of nothing; the end of its run does.
 
     <root>/alerts/alerts.jsonl                             every alert, a line each
     <root>/alerts/open/<dag>/<night>/<task>/<error>.json   open; delete it to be told again
@@ -42,6 +43,8 @@ NAMES = (CRASHED, TIMED_OUT, LOST, AWAITED, *sorted(error.__name__ for error in 
 LOG, OPEN = "alerts.jsonl", "open"
 DELIVERY_DELAYS = (1.0, 2.0)
 """Seconds before a delivery that failed is tried again."""
+OWN_ALERT_SECONDS = 20.0
+"""In which a task's own alert opens its incident; a run can be over before that."""
 NO_NIGHT = "undated"
 """Stands for the night of a run that has none; each such run is an incident of its own."""
 UNDATED = "any-night"
@@ -87,7 +90,9 @@ class Alerts(BaseNotifier):
 
     def notify(self, context: Any) -> None:
         """Opens an incident and tells of it, or says in the task's log that it is open."""
-        alert = self.describe(context)
+        self._notify(self.describe(context), context)
+
+    def _notify(self, alert: Alert, context: Any) -> None:
         incident = self._open(context) / f"{alert.error}.json"
         line, is_kept = json.dumps(asdict(alert)), False
         with ExitStack() as held:
@@ -120,11 +125,37 @@ class Alerts(BaseNotifier):
         return self._tell(context)
 
     def _tell(self, context: Any) -> bool:
-        # A new one each time: a notifier renders its templates once and for all.
+        # A new one each time: a notifier renders its templates once and for all. Not as the DAG
+        # would: the one that `dag.test` has when its run ends cannot render.
         notifier = channel(self.settings)
         if notifier:
-            notifier(context)
+            notifier({**context, "dag": None})
         return notifier is not None
+
+    def notify_of_run(self, context: Any) -> None:
+        """Tells of the task that failed a run, if it has not itself; a DAG's `on_failure_callback`.
+
+        Airflow's DAG processor calls it, and `dag.test` with the night's own process.
+        """
+        if "ti" not in context:  # it is of a task that the DAG has no more
+            self.log.error("run %s failed: %s", context["run_id"], context["reason"])
+            return
+        incidents, last = self._open(context), time.monotonic() + OWN_ALERT_SECONDS
+        while not any(incidents.glob("*.json")):
+            if time.monotonic() > last:
+                alert = self.describe(context)
+                self._notify(self._undelivered(alert) or alert, context)
+                return
+            time.sleep(0.5)
+
+    def _undelivered(self, lost: Alert) -> Alert | None:
+        """What a task has told of its run and nobody has heard."""
+        log = self.folder / LOG
+        lines = log.read_text().splitlines() if log.exists() else []
+        for told in (Alert(**json.loads(line)) for line in reversed(lines)):
+            if (told.dag, told.run, told.task) == (lost.dag, lost.run, lost.task):
+                return told
+        return None
 
     def close(self, context: Any) -> None:
         """Closes the incidents of a task that has succeeded; called as `on_success_callback`."""
@@ -187,7 +218,7 @@ def channel(settings: AlertsSettings) -> BaseNotifier | None:
 def explain(exception: BaseException | None) -> tuple[str, str]:
     """An alert's name and reason: one of `NAMES`, and the words of what failed."""
     if exception is None:
-        return LOST, "the task's process ended without a word, or its host is gone"
+        return LOST, "its process ended without a word: killed, marked failed, or its host is gone"
     if isinstance(exception, AirflowTaskTimeout):
         return TIMED_OUT, f"execution_timeout: {exception}"
     named = re.search(r"(\w+): found .*", str(exception), re.DOTALL)

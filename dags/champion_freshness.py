@@ -37,6 +37,7 @@ with DAG(
     start_date=datetime.fromisoformat(settings.schedule.start_date).replace(tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
+    on_failure_callback=alerts.notify_of_run,
     tags=["penumbra"],
 ) as dag:
     CheckOperator(

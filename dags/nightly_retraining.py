@@ -77,6 +77,7 @@ with DAG(
         "on_failure_callback": alerts,
         "on_success_callback": alerts.close,
     },
+    on_failure_callback=alerts.notify_of_run,
     tags=["penumbra"],
 ) as dag:
     interactions = stage("jobs.interactions", may_skip_day=True)

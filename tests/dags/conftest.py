@@ -11,7 +11,7 @@ import socketserver
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from email import message_from_bytes
 from email.message import Message
@@ -110,16 +110,18 @@ class Worker:
         environment: dict[str, str] | None = None,
         mark_success: str | None = None,
         answer: dict[str, Any] | None = None,
+        speechless: Sequence[str] = (),
     ) -> None:
         """Runs a DAG for a date; `environment` is changed for this run.
 
         Tasks that match `mark_success` do not run and count as successful. A task that waits for
-        a person gets `answer` (tests/dags/answering.py).
+        a person gets `answer` (tests/dags/answering.py). The `speechless` alert nobody, as those
+        whose process is lost.
         """
         assert self.process.stdin is not None
         request: dict[str, Any] = {"logical_date": logical_date, "conf": conf, "dag": dag}
         request |= {"environment": environment or {}, "mark_success": mark_success}
-        request |= {"answer": answer}
+        request |= {"answer": answer, "speechless": list(speechless)}
         line = json.dumps(request)
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()

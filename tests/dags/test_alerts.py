@@ -130,6 +130,18 @@ def test_a_try_that_mends_itself_alerts_nobody(end, worker):
     assert told(worker.root) == []
 
 
+def test_a_run_tells_of_the_task_that_failed_it_without_a_word(worker):
+    (worker.root / "recommendations.py").write_text(MUD)
+    others, speechless = "(?!recommendations)[a-z_]+", ["recommendations"]
+    for _ in range(2):
+        worker.start("2017-10-30", {}, mark_success=others, speechless=speechless)
+        assert worker.result()["state"] == "failed"
+    (alert,) = told(worker.root)
+    assert (alert["task"], alert["night"]) == ("recommendations", "2017-10-30")
+    assert alert["error"] == "TaskLost"
+    assert alert["log"].endswith("/tasks/recommendations?try_number=1")
+
+
 def test_a_run_without_a_date_alerts_too(end, worker):
     end("", None)
     (alert,) = told(worker.root)
@@ -160,14 +172,22 @@ def test_a_redirect_is_no_delivery_and_is_not_followed(fail, webhook):
 def test_an_alert_is_sent_even_where_the_root_cannot_keep_it(fail, webhook, worker):
     (worker.root / "alerts").touch()  # a file: no folder can be made in it
     assert "cannot be kept" in fail(environment=webhook.environment)["log"]
-    assert len(webhook.received) == 1
+    # With nothing kept, the end of the run cannot know of the first: better twice than never.
+    assert [body["error"] for _, body in webhook.received] == ["ContractError", "TaskLost"]
+
+
+def test_what_could_not_be_delivered_is_told_again_at_the_end_of_the_run(fail, webhook):
+    webhook.refusals = 3
+    assert "not delivered (HTTP Error 503" in fail(environment=webhook.environment)["log"]
+    assert "the incident is open" in fail(environment=webhook.environment)["log"]
+    assert [body["error"] for _, body in webhook.received] == ["ContractError"] * 4
 
 
 def test_what_could_not_be_delivered_is_told_again_by_the_next_failure(fail, webhook):
-    webhook.refusals = 3
+    webhook.refusals = 6
     assert "Failed to send notification" in fail(environment=webhook.environment)["log"]
     fail(environment=webhook.environment)
-    assert len(webhook.received) == 4
+    assert len(webhook.received) == 7
 
 
 def test_a_delivery_that_is_refused_once_is_tried_again_at_once(fail, webhook):
