@@ -250,7 +250,7 @@ def prepare_torch(settings: TrainingSettings) -> None:
     cores = max(1, len(os.sched_getaffinity(0)) // processes)
     torch.set_num_threads(settings.num_threads or cores)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA needs for the same bits
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # the same for us, without loading a compiler
     # Filling new buffers costs a pass over each and guards only against reading uninitialised ones.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

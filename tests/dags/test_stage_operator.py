@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -156,21 +154,3 @@ def test_op18_on_kill_leaves_no_process(run_night, worker):
     assert remaining(pids) == []
     assert "trainer.recommendations of 2017-10-30 ended with -15" in result["log"]
     assert result["tries"]["recommendations"] == 2
-
-
-def test_op18_sigkill_of_the_task_leaves_no_process(toy_project, airflow_environment, tmp_path):
-    root = tmp_path
-    (root / "interactions.py").write_text(HANG_WITH_CHILD)
-    task = subprocess.Popen(
-        [sys.executable, "-m", "dags.embedded", "2017-10-30"],
-        cwd=toy_project,
-        env=airflow_environment(root / "airflow", toy_project, root),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    pids = [int(pid) for pid in wait_for(root / "pids").split()]
-    children = [child.pid for child in psutil.Process(task.pid).children(recursive=True)]
-    assert set(pids) <= set(children)
-    task.kill()
-    task.wait()
-    assert remaining(children) == []

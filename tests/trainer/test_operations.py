@@ -194,7 +194,7 @@ def test_op04_promoters_and_a_rollback_in_any_order_leave_one_champion(
     promoted(next_night())
     start, journal = registry.champion(), (registry.root / JOURNAL_FILE).read_bytes()
     previous, endings = registry.aliased(PREVIOUS), set()
-    for seed in range(60):
+    for seed in range(30):
         (registry.root / JOURNAL_FILE).write_bytes(journal)
         registry.point(CHAMPION, start)
         registry.point(PREVIOUS, previous)
