@@ -89,10 +89,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	  { echo "found no Python 3.11 as $(PYTHON); expected one; fix: install it, or PYTHON=..." >&2; exit 69; }
 	$(PYTHON) -m venv --clear $(VENV)
-# The lock is complete, so nothing needs to be resolved; a pip of today takes half the time.
+# Nothing is resolved where the lock is complete, and a pip of today takes half the time. A torch for
+# GPUs, which is the package index's own, asks for libraries that the lock does not name.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep ^pip== requirements.lock)"
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps -r requirements.lock
-	$(BIN)/python -m pip install -qq --no-deps --editable .
+	@$(BIN)/python -m pip check >/dev/null || \
+	  $(BIN)/python -m pip install --quiet --no-compile -r requirements.lock
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pip check
 	$(BIN)/python -m jobs.java --install
 	@touch $@

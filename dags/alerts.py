@@ -2,16 +2,19 @@
 
 An incident is one error of one task about one night. Its first failure is told; while it is open,
 further tries and repetitions of the night are silent; the task's success for that night closes it.
-A run without a night is an incident of its own, which nothing closes. A task whose process is lost
-on its last try, or ends before the task begins, tells of nothing; the end of its run does.
+A run without a night is an incident of its own, which nothing closes.
+
+A task whose process is killed on its last try tells of nothing; the end of its run does, from the
+DAG processor, which needs the root and the connection for that. It knows the last failure of a run:
+not what failed before a report that fails too, nor a report that was killed after a good night.
 
     <root>/alerts/alerts.jsonl                             every alert, a line each
     <root>/alerts/open/<dag>/<night>/<task>/<error>.json   open; delete it to be told again
 
 `alerts.channel` names whom it is told besides: an Airflow notifier, which finds the alert as
 `alert` in its context. Its address and its secrets are in an Airflow connection. An alert that
-cannot be delivered, three times, opens no incident, so the next failure tries again: better twice
-than never.
+cannot be delivered, three times, opens no incident, so the end of the run and the next failure try
+again: better twice than never.
 """
 
 import json
@@ -19,7 +22,7 @@ import os
 import re
 import shutil
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +47,7 @@ LOG, OPEN = "alerts.jsonl", "open"
 DELIVERY_DELAYS = (1.0, 2.0)
 """Seconds before a delivery that failed is tried again."""
 OWN_ALERT_SECONDS = 20.0
-"""In which a task's own alert opens its incident; a run can be over before that."""
+"""In which a task's own alert is kept, where its state was set from outside and the run is over."""
 NO_NIGHT = "undated"
 """Stands for the night of a run that has none; each such run is an incident of its own."""
 UNDATED = "any-night"
@@ -99,7 +102,10 @@ class Alerts(BaseNotifier):
             try:
                 held.enter_context(locked(self.folder / ".lock"))
                 if incident.exists():
-                    self.log.info("no alert: the incident is open since %s", incident.read_text())
+                    opened = incident.read_text().splitlines()[0]
+                    self.log.info("no alert: the incident is open since %s", opened)
+                    with incident.open("a") as spoken:
+                        spoken.write(_quoted(alert) + "\n")
                     return
                 with (self.folder / LOG).open("a") as log:
                     log.write(line + "\n")
@@ -137,24 +143,32 @@ class Alerts(BaseNotifier):
 
         Airflow's DAG processor calls it, and `dag.test` with the night's own process.
         """
-        if "ti" not in context:  # it is of a task that the DAG has no more
-            self.log.error("run %s failed: %s", context["run_id"], context["reason"])
+        if "ti" not in context or not self.folder.parent.is_dir():
+            why = f"run {context.get('run_id')} failed: {context['reason']}"
+            self.log.error("no alert: no failed task, or no folder %s; %s", self.folder.parent, why)
             return
-        incidents, last = self._open(context), time.monotonic() + OWN_ALERT_SECONDS
-        while not any(incidents.glob("*.json")):
+        alert, last = self.describe(context), time.monotonic() + OWN_ALERT_SECONDS
+        while not self._has_spoken(alert, context):
             if time.monotonic() > last:
-                alert = self.describe(context)
                 self._notify(self._undelivered(alert) or alert, context)
                 return
             time.sleep(0.5)
 
-    def _undelivered(self, lost: Alert) -> Alert | None:
-        """What a task has told of its run and nobody has heard."""
-        log = self.folder / LOG
-        lines = log.read_text().splitlines() if log.exists() else []
-        for told in (Alert(**json.loads(line)) for line in reversed(lines)):
-            if (told.dag, told.run, told.task) == (lost.dag, lost.run, lost.task):
-                return told
+    def _has_spoken(self, alert: Alert, context: Any) -> bool:
+        """Whether the try has told of its failure, or found its incident open."""
+        incidents = self._open(context).glob("*.json")
+        return any(_quoted(alert) in incident.read_text() for incident in incidents)
+
+    def _undelivered(self, alert: Alert) -> Alert | None:
+        """What the try has told and nobody has heard."""
+        try:
+            lines = (self.folder / LOG).read_text().splitlines()
+        except OSError:
+            return None
+        for line in reversed(lines):
+            with suppress(ValueError, TypeError):  # a full disk may have cut it off
+                if (told := Alert(**json.loads(line))).log == alert.log:
+                    return told
         return None
 
     def close(self, context: Any) -> None:
@@ -188,12 +202,17 @@ class Alerts(BaseNotifier):
         return self.folder / OPEN / context["ti"].dag_id / night / context["ti"].task_id
 
 
+def _quoted(alert: Alert) -> str:
+    """The address of its try's log, as it stands in the file of an incident."""
+    return json.dumps(alert.log)
+
+
 def _write(incident: Path, line: str) -> None:
     """Opens an incident, or on a full disk does not: an empty file would silence it."""
     incident.parent.mkdir(parents=True, exist_ok=True)
     begun = incident.with_suffix(f".{os.getpid()}")
     try:
-        begun.write_text(line)
+        begun.write_text(line + "\n")
         begun.replace(incident)
     finally:
         begun.unlink(missing_ok=True)

@@ -40,6 +40,7 @@ def environment(root: Path, settings_file: Path, port: int = 8080) -> dict[str, 
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / PASSWORDS_FILE),
         # A task's alert, which a slow mail server may hold up, is not cut off after 20 s.
         "AIRFLOW__CORE__TASK_SUCCESS_OVERTIME": "300",
+        "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "300",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
         "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",

@@ -142,6 +142,18 @@ def test_a_run_tells_of_the_task_that_failed_it_without_a_word(worker):
     assert alert["log"].endswith("/tasks/recommendations?try_number=1")
 
 
+def test_a_run_tells_of_a_killed_task_while_an_incident_of_another_error_is_open(fail, worker):
+    fail()
+    with (worker.root / "alerts" / "alerts.jsonl").open("a") as log:
+        log.write('{"title": "cut off by a full di\n')
+    others, speechless = "(?!recommendations)[a-z_]+", ["recommendations"]
+    worker.start("2017-10-30", {}, mark_success=others, speechless=speechless)
+    assert worker.result()["state"] == "failed"
+    lines = (worker.root / "alerts" / "alerts.jsonl").read_text().splitlines()
+    assert [json.loads(lines[n])["error"] for n in (0, 2)] == ["ContractError", "TaskLost"]
+    assert len(lines) == 3
+
+
 def test_a_run_without_a_date_alerts_too(end, worker):
     end("", None)
     (alert,) = told(worker.root)
