@@ -102,7 +102,7 @@ class Alerts(BaseNotifier):
             try:
                 held.enter_context(locked(self.folder / ".lock"))
                 if incident.exists():
-                    opened = incident.read_text().splitlines()[0]
+                    opened = incident.read_text().partition("\n")[0]
                     self.log.info("no alert: the incident is open since %s", opened)
                     with incident.open("a") as spoken:
                         spoken.write(_quoted(alert) + "\n")
