@@ -104,7 +104,7 @@ class Alerts(BaseNotifier):
                 if incident.exists():
                     opened = incident.read_text().partition("\n")[0]
                     self.log.info("no alert: the incident is open since %s", opened)
-                    with incident.open("a") as spoken:
+                    with suppress(OSError), incident.open("a") as spoken:
                         spoken.write(_quoted(alert) + "\n")
                     return
                 with (self.folder / LOG).open("a") as log:
@@ -143,9 +143,13 @@ class Alerts(BaseNotifier):
 
         Airflow's DAG processor calls it, and `dag.test` with the night's own process.
         """
-        if "ti" not in context or not self.folder.parent.is_dir():
-            why = f"run {context.get('run_id')} failed: {context['reason']}"
-            self.log.error("no alert: no failed task, or no folder %s; %s", self.folder.parent, why)
+        if not self.folder.parent.is_dir():
+            here = f"found no folder {self.folder.parent} here; expected the root of all tables"
+            self.log.error("run failed, alerts unknown: %s; fix: share it with this process", here)
+            return
+        if "ti" not in context:
+            run, why = context.get("run_id"), context.get("reason")
+            self.log.error("no alert: Airflow names no task that failed run %s (%s)", run, why)
             return
         alert, last = self.describe(context), time.monotonic() + OWN_ALERT_SECONDS
         while not self._has_spoken(alert, context):
