@@ -8,21 +8,43 @@ states, retries, parameters and asset events of any other run. Pools and `max_ac
 scheduler's business and have nothing to decide here. One process for all nights, because most
 of what Airflow costs is its start: about 5 s once, then 0.2 s a task.
 
+One such process is at work on an Airflow at a time, and none beside a scheduler that may run the
+DAG: two would run the same tasks. What a killed one left is ended as failed.
+
 Exit code 0 when all nights succeeded or were skipped; the first that fails ends it with 1.
 """
 
+import fcntl
 import json
+import os
 import sys
 from argparse import ArgumentTypeError
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from schemas.collector import at_work
 from schemas.command import Parser, die_with_parent, parse_date
 from schemas.errors import UsageError
+
+LOCK = ".nights.lock"
+"""In Airflow's home, held by the process that runs nights."""
+
+
+@contextmanager
+def alone(home: Path) -> Iterator[bool]:
+    """Whether no other process runs nights on the Airflow of this home, and none while it lasts."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def prepare() -> None:
@@ -36,6 +58,51 @@ def prepare() -> None:
     Pool.create_or_update_pool(
         PROMOTION_POOL, slots=1, description="one gate decision at a time", include_deferred=False
     )
+
+
+def end_interrupted_runs() -> None:
+    """Fails the runs that `dag.test` has begun, to be called while it runs none.
+
+    Such a run stays `running` when its process is killed, and no scheduler ends it: with
+    `max_active_runs` it would hold up all that `make ui` starts.
+    """
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from airflow.utils.state import DagRunState, State, TaskInstanceState
+    from airflow.utils.types import DagRunTriggeredByType
+    from sqlalchemy import select
+
+    begun = select(DagRun).where(
+        DagRun.state.in_(State.unfinished_dr_states),
+        DagRun.triggered_by == DagRunTriggeredByType.TEST,
+    )
+    with create_session() as session:
+        for run in session.scalars(begun):
+            for task in run.get_task_instances(session=session):
+                if task.state in State.unfinished - {None}:
+                    task.set_state(TaskInstanceState.FAILED, session=session)
+            run.set_state(DagRunState.FAILED)
+
+
+def refuse_a_scheduler() -> None:
+    """Checks that nobody else would run the tasks of a night.
+
+    Raises:
+        UsageError: A scheduler is alive and the DAG is not paused.
+    """
+    from airflow.jobs.job import most_recent_job
+    from airflow.models.dag import DagModel
+    from airflow.utils.session import create_session
+
+    from dags.nightly_retraining import dag
+
+    with create_session() as session:
+        known = session.get(DagModel, dag.dag_id)
+        scheduler = most_recent_job("SchedulerJob", session=session)
+        if known and not known.is_paused and scheduler and scheduler.is_alive():
+            found = f"a scheduler that runs {dag.dag_id} (is `make ui` open?)"
+            fix = "pause it in Airflow, or trigger the night there"
+            raise UsageError(found, "none, or the DAG paused: both would run its tasks", fix)
 
 
 def run_night(ds: date, conf: dict[str, Any]) -> str:
@@ -86,11 +153,28 @@ def main(arguments: Sequence[str]) -> int:
     try:
         options = parser.parse_args(arguments)
     except UsageError as error:
-        print(f"dags.embedded: UsageError: {error}", file=sys.stderr)
-        return error.exit_code
+        return refused(error)
     die_with_parent()
-    prepare()
-    return run_nights(options.nights, options.conf)
+    home = Path(os.environ["AIRFLOW_HOME"])
+    with alone(home) as is_alone:
+        try:
+            if options.nights and not is_alone:
+                found = f"another process that runs nights on {home}"
+                raise UsageError(found, "one at a time", "wait for it, or end it")
+            prepare()
+            if is_alone:
+                end_interrupted_runs()
+            if options.nights:
+                refuse_a_scheduler()
+        except UsageError as error:
+            return refused(error)
+        return run_nights(options.nights, options.conf)
+
+
+def refused(error: UsageError) -> int:
+    """Says it in a line; its exit code."""
+    print(f"dags.embedded: UsageError: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from demo.airflow_home import PROJECT
 from schemas.command import PARENT_VARIABLE
 
+START_LOG = "airflow-start.log"
+"""What is said before the first night."""
 AROUND = r"^\S+ \[\w+ *\] (.*?)(?: +\[airflow\.task[^]]*\] loc=\S+)?$"
 """Airflow's console format around what a task logs."""
 STARTED = re.compile(r"(\w+) started: .*--ds \d{4}-\d{2}-\d{2}")
@@ -107,7 +109,7 @@ def _follow(output: IO[str], logs: Path, console: Console) -> list[Result]:
     """Writes output to the nights' logs and shows its progress, to its end."""
     logs.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
-    log = (logs / "airflow-start.log").open("w")
+    log = (logs / START_LOG).open("w")
     with _spinner(console) as show:
         show("Airflow starts")
         began = time.monotonic()
@@ -168,7 +170,8 @@ def _show_end(stage: _Stage, result: Result, console: Console) -> None:
     seconds = time.monotonic() - stage.started
     total = result.stage_seconds.get(stage.name, 0.0) + seconds
     result.stage_seconds[stage.name] = total
-    mark = "[red]✗[/]" if stage.name in result.errors else "[green]✓[/]"
+    is_done = stage.name not in result.errors and not result.skipped
+    mark = "[green]✓[/]" if is_done else "[yellow]–[/]" if result.skipped else "[red]✗[/]"
     earlier = f", {stage.num_other_days} earlier days" if stage.num_other_days else ""
     tables = ", ".join(table.strip() if n else table for n, table in enumerate(stage.tables))
     console.print(

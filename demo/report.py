@@ -18,7 +18,7 @@ from schemas.interactions import INTERACTIONS
 from schemas.items import ITEMS
 from schemas.names import names_of
 from schemas.partitions import Manifest, find, get
-from schemas.promotions import read_ledger
+from schemas.promotions import PROMOTIONS, read_ledger
 from schemas.recommendations import RECOMMENDATIONS
 from schemas.reference import CHAIN
 from schemas.scorecards import SCORECARDS
@@ -39,14 +39,27 @@ def digests(root: Path, nights: Sequence[date]) -> Digests:
 
 
 def show_night(root: Path, ds: date, console: Console) -> None:
-    """Prints a night's tables, quarantine and health, the models' quality, the gate's decision."""
+    """Prints a night's tables, quarantine and health, the models' quality, the gate's decision.
+
+    Of a night that failed, what there is of it.
+    """
+    manifests = list(_manifests(root, ds))
+    published = {manifest.table for manifest in manifests}
+    if not published:
+        return
     console.print()
-    console.print(_rows_table(root, ds))
-    console.print(_quarantine_line(root, ds), highlight=False, soft_wrap=True)
-    console.print(_health_line(root, ds), highlight=False, soft_wrap=True)
-    console.print(_quality_table(root, ds))
-    for line in _decision_lines(root, ds):
-        console.print(line, highlight=False, soft_wrap=True)
+    console.print(_rows_table(ds, manifests))
+    if INTERACTIONS.table in published:
+        console.print(_quarantine_line(root, ds), highlight=False, soft_wrap=True)
+    if HEALTH.table in published:
+        console.print(_health_line(root, ds), highlight=False, soft_wrap=True)
+    if SCORECARDS.table in published:
+        console.print(_quality_table(root, ds))
+    if PROMOTIONS.table in published:
+        for line in _decision_lines(root, ds):
+            console.print(line, highlight=False, soft_wrap=True)
+    if RECOMMENDATIONS.table in published:
+        console.print(f"Champion: version {_champion(root, ds)}", highlight=False)
 
 
 def show_user(root: Path, ds: date, names_file: str, console: Console) -> None:
@@ -95,13 +108,13 @@ def _manifests(root: Path, ds: date) -> Iterator[Manifest]:
                 yield partition.manifest
 
 
-def _rows_table(root: Path, ds: date) -> Table:
+def _rows_table(ds: date, manifests: Sequence[Manifest]) -> Table:
     table = Table(title=f"Night {ds}", title_justify="left")
     table.add_column("table")
     for name in ("rows", "seconds"):
         table.add_column(name, justify="right")
     table.add_column("digest")
-    for m in _manifests(root, ds):
+    for m in manifests:
         table.add_row(m.table, f"{m.rows:,}", f"{m.seconds:.1f}", m.content_digest[:12])
     return table
 
@@ -170,7 +183,6 @@ def _decision_lines(root: Path, ds: date) -> Iterator[str]:
     yield f"  because {escape(last['reason'])}"
     if last["outcome"] == "awaiting":
         yield "  awaiting approval: a person answers in Airflow, under Required Actions"
-    yield f"Champion: version {_champion(root, ds)}"
 
 
 def _champion(root: Path, ds: date) -> int:

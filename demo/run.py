@@ -17,10 +17,11 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from demo.airflow_home import PROJECT, environment
 from demo.load_events import NIGHTS, SETTINGS_FILE, load_events
-from demo.nights import Result, run_nights
+from demo.nights import START_LOG, Result, run_nights
 from demo.report import digests, show_night, show_reports, show_user
 from schemas.command import Parser, interrupt_when_told_to_end, parse_date
 from schemas.errors import PenumbraError
@@ -74,11 +75,12 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     before = digests(root, nights)
     conf = {"force": True} if options.force else {}
     results = run_nights(nights, root, environment(root, settings_file), conf, console)
-    if not _all_succeeded(results, nights, console):
+    for result in results:
+        if not result.skipped:
+            show_night(root, result.ds, console)
+    if not _all_succeeded(results, nights, root, console):
         return 1
     done = [result.ds for result in results if not result.skipped]
-    for ds in done:
-        show_night(root, ds, console)
     if done:
         show_user(root, done[-1], settings.report.names, console)
         show_reports(root, done, console)
@@ -87,7 +89,9 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _all_succeeded(results: Sequence[Result], nights: Sequence[date], console: Console) -> bool:
+def _all_succeeded(
+    results: Sequence[Result], nights: Sequence[date], root: Path, console: Console
+) -> bool:
     for result in results:
         if result.skipped:
             console.print(f"Night {result.ds} skipped: {result.skipped}", highlight=False)
@@ -105,7 +109,10 @@ def _all_succeeded(results: Sequence[Result], nights: Sequence[date], console: C
             console.print(f"Everything it said: {result.log}", highlight=False, soft_wrap=True)
             return False
     if len(results) < len(nights):
-        console.print("[red]Airflow did not start[/]; see logs/airflow-start.log under the root")
+        log = root / "logs" / START_LOG
+        last = "".join(log.read_text().splitlines()[-1:])
+        console.print("[red]Airflow did not start:[/]", escape(last), soft_wrap=True)
+        console.print(f"Everything it said: {log}", highlight=False, soft_wrap=True)
         return False
     return True
 

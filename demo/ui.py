@@ -5,7 +5,8 @@
 The parts of Airflow are those of `airflow standalone`, without its log servers, which listen on
 all interfaces and which one host does not need, and without the triggerer, as no task defers. The
 DAG is paused, so that no night starts by itself; unpause it to trigger one from the form, and
-give the day as `ds`. Unpaused, it also starts yesterday's night, which fails without its events.
+give the day as `ds`. Unpaused, it also starts yesterday's night, which fails without its events,
+and `make night` is refused, as both would run the same tasks.
 """
 
 import argparse

@@ -11,12 +11,13 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 
 import pytest
 
-from demo.airflow_home import HOME_FOLDER
+from demo.airflow_home import HOME_FOLDER, environment
 from demo.load_events import NIGHTS
 from schemas.checkpoints import CHECKPOINTS
 from schemas.interactions import INTERACTIONS
@@ -210,6 +211,36 @@ def test_op02_running_a_night_of_before_again_changes_nothing_and_says_so(
     assert pages == [report(root, ds).read_bytes() for ds in NIGHTS]
     assert "Nothing changed: 1 night, 11 tables, same digests." in again.stdout
     assert before == {(t.table, ds): get(root, t, ds).manifest for t in TABLES for ds in NIGHTS}
+
+
+def test_a_killed_night_holds_nothing_up_and_no_night_runs_beside_a_scheduler(
+    two_nights, tmp_path, settings_file
+):
+    shutil.copytree(two_nights[0] / HOME_FOLDER, tmp_path / HOME_FOLDER)
+    with closing(sqlite3.connect(tmp_path / HOME_FOLDER / "airflow.db")) as database, database:
+        killed = database.execute("select max(id), max(run_id) from dag_run").fetchone()
+        database.execute("update dag_run set state = 'running' where id = ?", killed[:1])
+        at_work = "update task_instance set state = 'running' where task_id = 'training'"
+        database.execute(at_work + " and run_id = ?", killed[1:])
+        database.execute("update dag set is_paused = false")
+        database.execute(
+            "insert into job (job_type, state, latest_heartbeat, start_date)"
+            " values ('SchedulerJob', 'running', datetime('now'), datetime('now'))"
+        )
+    ended = subprocess.run(
+        [sys.executable, "-m", "dags.embedded", str(FIRST)],
+        cwd=PROJECT,
+        env=environment(tmp_path, settings_file),
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 64, ended.stderr
+    assert "UsageError: found a scheduler that runs nightly_retraining" in ended.stderr
+    with closing(sqlite3.connect(tmp_path / HOME_FOLDER / "airflow.db")) as database:
+        runs = database.execute("select state from dag_run order by id").fetchall()
+        tasks = "select task_id from task_instance where state = 'failed' and run_id = ?"
+        failed = database.execute(tasks, killed[1:]).fetchall()
+    assert (runs, failed) == ([("success",), ("failed",)], [("training",)])
 
 
 @pytest.mark.parametrize(

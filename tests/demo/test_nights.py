@@ -82,8 +82,10 @@ def test_a_failure_keeps_the_stages_own_words(follow):
 
 
 def test_a_skipped_night_keeps_its_reason(follow):
-    result, _ = follow("interactions skipped: found no events of 2017-10-31", level="warning")
+    said = "interactions skipped: found no events of 2017-10-31"
+    result, screen = follow(said, level="warning")
     assert result.skipped == "found no events of 2017-10-31"
+    assert "– interactions" in screen and "✓" not in screen
 
 
 def test_everything_said_is_in_the_nights_log_and_what_came_before_in_another(follow, tmp_path):

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 from datetime import UTC, date, datetime
 
 import pyarrow as pa
@@ -143,6 +144,15 @@ def test_the_gates_decision_stands_there_with_its_reason_and_the_champion(root):
     assert "  not judged  new_users: 3 users\n" in screen
     assert "because floor: 0.0012 is below 0.005" in screen
     assert "Champion: version 1" in screen
+
+
+def test_a_night_that_was_held_before_anything_served_is_shown_as_far_as_it_went(root):
+    shutil.rmtree(root / "tables" / "recommendations")
+    screen = screen_of(show_night, root)
+    assert "Gate: hold version 2" in screen and "0.0012" in screen
+    assert "Champion" not in screen
+    shutil.rmtree(root / "tables")
+    assert screen_of(show_night, root) == ""
 
 
 def test_a_dry_run_of_the_gate_says_so(root, publish_rows):

@@ -6,6 +6,7 @@ import pytest
 
 from dags import embedded
 from demo import load_events, run, ui
+from demo.airflow_home import environment
 
 PROJECT = Path(__file__).parent.parent.parent
 
@@ -41,3 +42,15 @@ def test_a_command_line_that_is_wrong_is_one_line(capsys, main, arguments, error
     assert main(arguments) == 64
     (line,) = capsys.readouterr().err.splitlines()
     assert "UsageError: found" in line and error in line
+
+
+def test_nights_of_two_processes_do_not_mix(tmp_path):
+    home = environment(tmp_path, PROJECT / "pipeline.toml")
+    with embedded.alone(Path(home["AIRFLOW_HOME"])) as is_alone:
+        assert is_alone
+        command = [sys.executable, "-m", "demo.run", "--nights", "2017-10-31", "--root", tmp_path]
+        ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "found another process that runs nights on" in ended.stdout
+    with embedded.alone(Path(home["AIRFLOW_HOME"])) as is_alone:
+        assert is_alone
