@@ -22,14 +22,14 @@ help: ## list the targets
 install: $(ARCHIVED) ## make .venv from requirements.lock, and get Java where there is none
 
 demo: $(ARCHIVED) ## two nights on real purchases through Airflow, in minutes; again: nothing changes
-	@$(BIN)/python -m demo.run --root $(ROOT)
+	@$(BIN)/python -m demo.run --root "$(ROOT)"
 
 night: $(ARCHIVED) ## one night on your own events: make night DS=2017-10-31 [ROOT=var] [SETTINGS=pipeline.toml]
 	@test -n "$(DS)" || { echo "found no DS; expected a date; fix: make night DS=2017-10-31" >&2; exit 64; }
-	@$(BIN)/python -m demo.run --nights $(DS) --root $(ROOT) --settings $(SETTINGS)
+	@$(BIN)/python -m demo.run --nights $(DS) --root "$(ROOT)" --settings "$(SETTINGS)"
 
 ui: $(ARCHIVED) ## Airflow and MLflow on 127.0.0.1 over the same ROOT; the demo's settings, or SETTINGS=pipeline.toml
-	@$(BIN)/python -m demo.ui --root $(ROOT) $(if $(filter command line,$(origin SETTINGS)),--settings $(SETTINGS))
+	@$(BIN)/python -m demo.ui --root "$(ROOT)" $(if $(filter-out file,$(origin SETTINGS)),--settings "$(SETTINGS)")
 
 secrets: ## .env with random secrets for docker-compose.yml; keeps those that are there
 	@$(PYTHON) docker/make_secrets.py .env
@@ -78,7 +78,7 @@ bench-train: $(ARCHIVED) ## training steps, ranks and an epoch beside dense form
 
 bench-quality: $(ARCHIVED) ## soft targets beside baselines with as many trials on four data sets; resumes (days): make bench-quality DATA=folder
 	@test -n "$(DATA)" || { echo "found no DATA; expected the folder of benchmarks/quality_data.py's files; fix: make bench-quality DATA=folder" >&2; exit 64; }
-	$(BIN)/python -m benchmarks.quality all --data $(DATA) --root $(ROOT)/quality
+	$(BIN)/python -m benchmarks.quality all --data "$(DATA)" --root "$(ROOT)/quality"
 
 clean: ## remove .venv and all caches; var, with its events, tables and models, stays
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis spark-warehouse

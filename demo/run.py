@@ -60,9 +60,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
-    started, root = time.monotonic(), options.root.resolve()
+    started, root = time.monotonic(), options.root.expanduser().resolve()
     default = PROJECT / "pipeline.toml" if options.nights else SETTINGS_FILE
-    settings_file = (options.settings or default).resolve()
+    settings_file = (options.settings or default).expanduser().resolve()
     settings = load(settings_file)
     nights = sorted(options.nights or NIGHTS)
     if not options.nights:

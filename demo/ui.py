@@ -89,7 +89,8 @@ def main(arguments: Sequence[str]) -> int:
     servers: list[Server] = []
     try:
         options = _parse(arguments)
-        root, settings_file = options.root.resolve(), options.settings.resolve()
+        root = options.root.expanduser().resolve()
+        settings_file = options.settings.expanduser().resolve()
         settings = load(settings_file)
         home = environment(root, settings_file, options.airflow_port)
         # One for all parts, new every time: they sign what they say to each other.
@@ -179,6 +180,9 @@ def _announce(server: Server, address: str, root: Path, console: Console) -> Non
 
 
 def _stop(servers: Sequence[Server]) -> None:
+    if servers:  # whoever asks twice would leave what does not end by itself
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
     for server in servers:
         server.ask_to_end()
     deadline = time.monotonic() + STOP_SECONDS

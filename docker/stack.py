@@ -95,7 +95,8 @@ class Stack:
             found = subprocess.run(
                 [*git, "--dirty", "--exclude=*"], stdout=subprocess.PIPE, text=True
             )
-            self.environment.setdefault("PENUMBRA_COMMIT", found.stdout.strip())
+            if commit := found.stdout.strip():
+                self.environment.setdefault("PENUMBRA_COMMIT", commit)
         except FileNotFoundError:
             pass
         self.compose("build", "spark-master")

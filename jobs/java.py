@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from schemas.collector import at_work
-from schemas.errors import MissingProgramError, PenumbraError
+from schemas.errors import MissingProgramError, PenumbraError, may_pass
 
 SUPPORTED = (17, 21)
 NO_MEMORY = "Error occurred during initialization of VM"
@@ -64,6 +64,8 @@ def _problem(home: Path) -> str | None:
     try:
         done = subprocess.run([java, "--list-modules"], capture_output=True, text=True)
     except OSError as error:
+        if may_pass(error):
+            raise
         return f"cannot be run: {error.strerror}"
     modules = done.stdout
     if NO_MEMORY in modules + done.stderr:  # which may pass

@@ -27,7 +27,15 @@ from schemas.collector import at_work
 from schemas.contract import Contract
 from schemas.errors import CorruptPartitionError, PenumbraError, StaleWriterError, UsageError
 from schemas.events import EVENTS
-from schemas.partitions import MANIFEST, Input, Partition, current_run, find, partition_path
+from schemas.partitions import (
+    MANIFEST,
+    Input,
+    Partition,
+    current_run,
+    day_of,
+    find,
+    partition_path,
+)
 from schemas.publishing import Draft, draft, new_token, publish
 from schemas.settings import Settings, load
 
@@ -181,7 +189,8 @@ def _current_runs(root: Path, contracts: Sequence[Contract]) -> Iterator[str]:
     """The tokens of all nights of some tables: a stage may publish earlier ones beside its own."""
     for contract in contracts:
         for folder in partition_path(root, contract, date.min).parent.glob("ds=*"):
-            yield _current_run(folder)
+            if day_of(folder.name):  # not a backup beside it
+                yield _current_run(folder)
 
 
 def _current_run(folder: Path) -> str:

@@ -4,7 +4,14 @@ Each class is one runbook entry and one exit code of sysexits.h. The orchestrato
 at once on 64-78 (trying again cannot help) and retries on anything else.
 """
 
+import errno
 import re
+
+PASSING = {
+    *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
+    *(errno.EINTR, errno.ENOSPC, errno.EDQUOT, errno.ETIMEDOUT, errno.EHOSTDOWN),
+}
+"""What the system answers where it lacks something or a disk is away, whoever asks."""
 
 
 class PenumbraError(Exception):
@@ -30,6 +37,11 @@ class PenumbraError(Exception):
 def without_passwords(text: str) -> str:
     """The text with passwords of addresses in it (`://user:password@host`) left out."""
     return re.sub(r"(://[^/\s:@]*):[^/\s?#]+@", r"\1:…@", text)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether an error is one of the host, which says nothing about a file, and may pass."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in PASSING)
 
 
 def error_classes(base: type[PenumbraError] = PenumbraError) -> list[type[PenumbraError]]:

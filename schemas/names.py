@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from schemas.errors import DataError
+from schemas.errors import DataError, may_pass
 
 SETTING = "report.names in the settings"
 
@@ -21,6 +21,8 @@ def names_of(file: Path, item_ids: Collection[str]) -> dict[str, str]:
     try:
         found = pq.read_schema(file).names
     except (pa.ArrowInvalid, OSError) as error:
+        if may_pass(error):
+            raise
         raise DataError(f"{file}: {error}", "a Parquet file", SETTING) from error
     if not {"item_id", "name"} <= set(found):
         raise DataError(f"columns {', '.join(found)} in {file}", "item_id and name", SETTING)

@@ -66,7 +66,10 @@ def new_token(after: str = "") -> str:
 def draft(root: Path, contract: Contract, ds: date, token: str) -> Draft:
     """Makes the folder of a new run."""
     path = partition_path(root, contract, ds) / f"run={token}"
+    made = [folder for folder in path.parents if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
+    for folder in made:  # else a night's first pointer could be durable in a folder that is not
+        fsync(folder.parent)
     return Draft(contract, path, token)
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from schemas.errors import SettingsError
+from schemas.errors import SettingsError, may_pass
 from schemas.jobs_settings import (
     EventsSettings,
     Frozen,
@@ -240,6 +240,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise SettingsError(f"no file {path}", "a TOML file", "--settings") from error
     except OSError as error:
+        if may_pass(error):
+            raise
         raise SettingsError(f"{path}: {error.strerror}", "a TOML file", "--settings") from error
     except ValueError as error:  # no TOML, or no UTF-8
         raise SettingsError(f"{path}: {error}", "valid TOML", str(path)) from error
@@ -290,6 +292,8 @@ def _explain(error: ValidationError, source: Path | None) -> SettingsError:
     }
     expected = allowed(known[key]) if key in known else "one of " + ", ".join(sorted(siblings))
     section, _, name = key.partition(".")
+    if first["type"] == "extra_forbidden":  # of a misspelt name nobody knows what it holds
+        return SettingsError(f"{key}, which is no setting", expected, _where(key, source))
     is_secret = name in MAY_HOLD_A_PASSWORD.get(section, ())
     found = "a value that may hold a password" if is_secret else repr(first["input"])
     return SettingsError(f"{key} = {found}", expected, _where(key, source))

@@ -201,7 +201,7 @@ class RegistrySettings(Frozen):
 
 
 class ReportSettings(Frozen):
-    nights: int = Field(28, ge=1)
+    nights: int = Field(28, ge=1, le=36_500)
     """Trailing days whose health the report plots."""
     num_users: int = Field(10, ge=0)
     """Users whose history and recommendations the report shows."""

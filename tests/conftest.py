@@ -63,8 +63,12 @@ WITH_SPARK = (
     "tests/jobs/test_splitting.py",
     "tests/test_leaks.py",
     "tests/trainer/servers/test_served_model.py",
+    "tests/trainer/servers/test_tracking_server.py",
 )
-"""Files whose tests share the fixture `spark`: one process of pytest starts it for all of them."""
+"""Files whose tests share the fixture `spark`, or a server with those that do.
+
+One process of pytest starts it for all of them.
+"""
 WITH_AIRFLOW = "tests/dags/"
 """Likewise, whose tests share `session_worker`."""
 

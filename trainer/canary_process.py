@@ -14,6 +14,9 @@ import sys
 import time
 from pathlib import Path
 
+NO_MEMORY = "can't allocate memory"
+"""What torch says, in a RuntimeError, where the machine has too little left."""
+
 
 def main(request_file: Path, answer_file: Path) -> None:
     """Answers a request of `trainer.canary`."""
@@ -64,9 +67,12 @@ def _foreign(allowed: list[str]) -> dict[str, str]:
 if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]))
-    except (MemoryError, OSError) as error:
+    except (MemoryError, OSError, RuntimeError) as error:
         lacking = (errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.EIO)
-        if isinstance(error, OSError) and error.errno not in lacking:
+        is_torchs = isinstance(error, RuntimeError) and NO_MEMORY in str(error)
+        if not (
+            isinstance(error, MemoryError) or is_torchs or getattr(error, "errno", None) in lacking
+        ):
             raise
         print(repr(error), file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)

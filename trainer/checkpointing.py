@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from schemas.checkpoints import WEIGHTS_FILE
-from schemas.errors import DataError
+from schemas.errors import DataError, may_pass
 from schemas.partitions import Partition
 from schemas.settings import TrainingSettings
 from trainer.backbones import Backbone, build
@@ -160,7 +160,8 @@ class ResumeState:
                 torch.set_num_threads(state["num_threads"])
             return Progress(**state["progress"])
         except (UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error):
+            lacks_memory = isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error)
+            if lacks_memory or may_pass(error):
                 raise
             raise DataError(
                 f"{self.path}, which is not a resume state ({type(error).__name__})",

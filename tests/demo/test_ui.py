@@ -3,10 +3,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from signal import SIGHUP, SIGINT, SIGTERM
 
 import pytest
 
+from demo import ui
 from demo.airflow_home import environment
 from demo.ui import Server, choose_password
 
@@ -38,6 +41,21 @@ def test_a_server_that_does_not_listen_is_killed(tmp_path):
     server.stop(time.monotonic() + 0.2)
     assert server.has_ended()
     assert server.process.returncode == -signal.SIGKILL
+
+
+def test_who_asks_twice_leaves_no_server_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(ui, "STOP_SECONDS", 1.0)
+    server = started(DEAF, tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (SIGINT, SIGTERM, SIGHUP)}
+    again = threading.Timer(0.3, os.kill, (os.getpid(), SIGINT))
+    try:
+        again.start()
+        ui._stop([server])
+    finally:
+        again.join()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert server.has_ended()
 
 
 def test_the_password_is_its_owners_and_stays(tmp_path):

@@ -1,3 +1,4 @@
+import errno
 import subprocess
 from pathlib import Path
 
@@ -54,6 +55,17 @@ def test_an_unusable_java_is_named_with_what_to_install(only_java, modules, prob
 def test_a_java_that_finds_no_memory_may_find_it_later(only_java):
     only_java(r"Error occurred during initialization of VM\nCould not reserve enough space\n")
     with pytest.raises(OSError, match="Could not reserve enough space"):
+        find_java_home()
+
+
+def test_op17_a_host_that_can_start_no_process_may_start_one_later(only_java, monkeypatch):
+    only_java(modules("17.0.15"))
+
+    def no_process(*_, **__):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "run", no_process)
+    with pytest.raises(BlockingIOError):
         find_java_home()
 
 

@@ -194,9 +194,10 @@ def test_op20_the_blocked_plan_publishes_the_same_rows(
     monkeypatch.setattr(plans, "propagate_blocked", watched)
     monkeypatch.setattr(plans, "seeds_at_once", lambda *_: 1)
     monkeypatch.setattr(soft_targets, "seeds_of_a_task", lambda plan, *others: others[2])
-    expected = run(top_k=2).manifest
+    coarse = {"top_k": 2, "tolerance": 0.02}  # a row of tasks for each iteration, which costs
+    expected = run(**coarse).manifest
     spark_settings["plan"] = "blocked"
-    found = run(top_k=2).manifest
+    found = run(**coarse).manifest
     assert (expected.notes["plan"], found.notes["plan"]) == ("broadcast", "blocked")
     assert (expected.notes["user_plan"], found.notes["user_plan"]) == ("broadcast", "blocked")
     assert "items' rows of 0.0 MiB" in found.notes["user_plan_reason"]

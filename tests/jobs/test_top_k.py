@@ -44,7 +44,7 @@ def test_kept_entries_are_those_of_a_full_sort(rows, k, seed):
         assert columns[start:end] == sorted(columns[start:end])
 
 
-@pytest.mark.parametrize("unit", [5e-324, 1e-300, 1.0, 1e300, 2**50], ids=str)
+@pytest.mark.parametrize("unit", [5e-324, 1e-300, 1.0, 1e300, 2.0**50], ids=str)
 @pytest.mark.parametrize("k", [1, 7, 50])
 def test_entries_of_any_size_are_those_of_a_full_sort(unit, k):
     draw = np.random.default_rng(k)

@@ -65,7 +65,7 @@ item_knn_margin = -1.0
 champion_margin = 1.0
 max_coverage_drop = 1.0
 min_users = 10
-canary_users = 2
+canary_users = 0
 [spark]
 master = "local[2]"
 driver_memory = "1g"

@@ -196,7 +196,8 @@ def test_a_stage_is_newer_than_every_night_of_its_table_whatever_the_clock_says(
     program(ds="2017-11-01")
     an_hour_ago = time.time_ns() - 3_600 * 10**9
     monkeypatch.setattr(time, "time_ns", lambda: an_hour_ago)
-    program(ds="2017-10-31")
+    (tmp_path / "tables/fruit/v1/ds=2017-11-01.tar.gz").write_text("somebody's backup")
+    assert program(ds="2017-10-31") == 0
     before, after = (get(tmp_path, FRUIT, date(2017, *day)) for day in ((11, 1), (10, 31)))
     assert after.manifest.run > before.manifest.run
 

@@ -1,3 +1,6 @@
+import errno
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -42,7 +45,7 @@ def test_variables_are_read_as_toml_or_else_as_text(variable, text, read, value)
         ("num_heads = 3", r"training\.num_heads = 3; expected a divisor of training\.width = 64"),
         ("dropout = 1.0", r"training\.dropout = 1\.0; expected number, ≥ 0, < 1"),
         ("loss = 'hinge'", r"training\.loss = 'hinge'; expected one of cross_entropy, label_sm"),
-        ("epoch = 3", r"training\.epoch = 3; expected one of .*training\.epochs"),
+        ("epoch = 3", r"training\.epoch, which is no setting; expected one of .*training\.epochs"),
     ],
 )
 def test_a_bad_setting_names_its_key_and_what_is_allowed(tmp_path, line, message):
@@ -104,7 +107,9 @@ def test_a_variable_with_one_underscore_is_not_ignored():
 
 
 def test_an_unknown_section_in_the_environment_is_an_error_too():
-    with pytest.raises(SettingsError, match=r"trainng = .*; expected one of .*training"):
+    with pytest.raises(
+        SettingsError, match=r"trainng, which is no setting; expected one of .*training"
+    ):
         load(None, {"PENUMBRA_TRAINNG__EPOCHS": "3"})
 
 
@@ -120,6 +125,15 @@ def test_a_file_of_the_wrong_shape_is_named(tmp_path, content, environment):
 def test_a_folder_is_no_settings_file(tmp_path):
     with pytest.raises(SettingsError, match="Is a directory; expected a TOML file"):
         load(tmp_path, {})
+
+
+def test_op17_a_file_on_a_disk_that_is_away_is_no_wrong_setting(tmp_path, monkeypatch):
+    def read_text(_):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    with pytest.raises(OSError, match="Stale"):
+        load(tmp_path / "mine.toml", {})
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -148,10 +162,18 @@ def test_the_digest_covers_the_named_sections_only():
     assert few.digest(["items", "training"]) != many.digest(["items", "training"])
 
 
-def test_what_may_hold_a_password_is_not_in_the_error(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[spark]\nconf = 'fs.secret=S3CRET'", r"spark\.conf = a value that may"),
+        ("[spark.config]\n'fs.secret' = 'S3CRET'", r"spark\.config, which is no setting"),
+        ("[sparks.conf]\n'fs.secret' = 'S3CRET'", "sparks, which is no setting"),
+    ],
+)
+def test_what_may_hold_a_password_is_not_in_the_error(tmp_path, text, found):
     file = tmp_path / "mine.toml"
-    file.write_text("[spark]\nconf = 'fs.secret=S3CRET'\n")
-    with pytest.raises(SettingsError, match=r"spark\.conf = a value that may") as refused:
+    file.write_text(text + "\n")
+    with pytest.raises(SettingsError, match=found) as refused:
         load(file, {})
     assert "S3CRET" not in str(refused.value)
 

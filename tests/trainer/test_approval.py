@@ -31,9 +31,9 @@ class Crash(BaseException):
 
 
 @pytest.fixture
-def asking(registry, night_of):
+def asking(decided, night_of):
     """Version 1 serves; the next night's better candidate is decided on and needs approval."""
-    promotion.main(night_of(GOOD))
+    decided(1)
     night = night_of(BETTER, NEXT)
     night.settings = Settings.model_validate({"gate": GATE})
     return night

@@ -248,7 +248,7 @@ def test_rows_at_once_keep_two_arrays_of_logits_within_the_budget():
     ("precision", "logit"), [("float32", 0.0), ("float32", 90.0), ("bfloat16", 90.0)]
 )
 def test_the_peak_keeps_within_the_budget_however_certain_the_model_is(name, precision, logit):
-    num_items, budget_mb, num_examples = 200_000, 128, 120  # two chunks
+    num_items, budget_mb, num_examples = 100_000, 64, 120  # two chunks
     weight, bias = with_padding(torch.randn(num_items, 8), torch.zeros(num_items))[:2]
     bias[7] = logit
     shared = {"targets_N": 7, "target_masses_N": 0.5}
@@ -262,7 +262,7 @@ def test_the_peak_keeps_within_the_budget_however_certain_the_model_is(name, pre
     output = Output(weight.requires_grad_(), bias)
     before = start_of_peak()
     LOSSES[name](hidden, output, examples, made_with).total.backward()
-    slack_mb = 24  # gradients of the weights take 6, in two precisions
+    slack_mb = 20  # gradients of the weights take 3, in two precisions
     assert own_bytes("VmHWM") - before <= (budget_mb + slack_mb) * 2**20
 
 

@@ -44,5 +44,6 @@ def test_spark_udf_answers_a_struct_of_the_signatures_columns(address, spark, mo
     monkeypatch.setattr(sys, "path", sys.path.copy())  # loading a model puts its code first
     recommend = mlflow.pyfunc.spark_udf(spark, address, env_manager="local")
     frame = spark.createDataFrame(ROWS, "history array<string>, k long, exclude_seen boolean")
+    frame = frame.coalesce(1)  # one worker loads the model
     (answers,) = [frame.select(recommend(*COLUMNS).alias("answer")).collect()]
     assert_ranked([row["answer"].asDict() for row in answers])
