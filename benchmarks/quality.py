@@ -3,16 +3,18 @@
     make bench-quality DATA=folder
     python -m benchmarks.quality prepare beauty --data folder
     python -m benchmarks.quality targets beauty
+    python -m benchmarks.quality settings beauty --backbone gru4rec
     python -m benchmarks.quality search beauty --backbone sasrec --trials 12 --hours 3
     python -m benchmarks.quality score beauty --backbone sasrec --seeds 1 2 3
     python -m benchmarks.quality report
 
 Each step takes up where an earlier run ended. `targets` says which soft targets know what comes
-next, without training; `search` looks at validation alone; `score` trains
-the best settings of each loss and looks at the holdout; `report` refuses cells whose losses were
-not tried as often, and keeps what an earlier report has of cells that are not under the root. `all`
-does everything, cell by cell. Any setting that is not searched may be overridden for all losses,
-such as PENUMBRA_TRAINING__PATIENCE=3; the trials record it.
+next, without training; `settings` which settings of the method matter, one at a time; both and
+`search` look at validation alone; `score` trains the best settings of each loss and looks at the
+holdout; `report` refuses cells whose losses were not tried as often, and keeps what an earlier
+report has of cells that are not under the root. `all` does everything, cell by cell. Any setting
+that is not searched may be overridden for all losses, such as PENUMBRA_TRAINING__PATIENCE=3; the
+trials record it.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from rich.console import Console
 
 from benchmarks.quality_cells import read_cells
 from benchmarks.quality_data import DATA_SETS
+from benchmarks.quality_method import compare_settings
 from benchmarks.quality_report import PACKAGES, build, with_recorded
 from benchmarks.quality_roots import prepare
 from benchmarks.quality_scores import score
@@ -86,6 +89,8 @@ def run(options: argparse.Namespace) -> None:
         return prepare(data, options.root, options.data)
     if options.step == "targets":
         return print(compare_targets(data, options.root), end="")
+    if options.step == "settings":
+        return print(compare_settings(data, options.root, options.backbone), end="")
     if options.step == "search":
         trials, seed, hours = options.trials, options.seed, options.hours
         return search(data, options.root, options.backbone, options.loss, trials, seed, hours)
@@ -100,7 +105,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     steps = parser.add_subparsers(dest="step", required=True)
-    for step in ("prepare", "targets", "search", "score", "report", "all"):
+    for step in ("prepare", "targets", "settings", "search", "score", "report", "all"):
         _add_step(steps.add_parser(step), step)
     options = parser.parse_args(arguments)
     options.root = options.root.resolve()
@@ -111,11 +116,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _add_step(parser: argparse.ArgumentParser, step: str) -> None:
     parser.add_argument("--root", type=Path, default=Path("var/quality"))
-    if step in ("prepare", "targets", "search", "score"):
+    if step in ("prepare", "targets", "settings", "search", "score"):
         parser.add_argument("data_set", choices=DATA_SETS)
     if step in ("prepare", "all"):
         parser.add_argument("--data", type=Path, required=True, help="folder of the data's files")
-    if step in ("search", "score"):
+    if step in ("settings", "search", "score"):
         parser.add_argument("--backbone", choices=BACKBONES, required=True)
     if step in ("search", "score"):
         parser.add_argument("--loss", nargs="+", choices=LOSSES, default=LOSSES)

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from benchmarks import report
 from benchmarks.quality_cells import Cell, Gain
 from benchmarks.quality_data import DATA_SETS
@@ -36,6 +38,8 @@ CELL_HEADINGS = (
     "trials",
 )
 NUM_CELLS = len(DATA_SETS) * len(BACKBONES)
+FEWEST_WINS, LEAST_GAIN = 9, 5.0
+"""What is to be reached over all cells: wins, and the mean gain in percent."""
 NEW = PARTS[True]
 WORDS = {PARTS[False]: "all items", NEW: "items new to the user"}
 ALL = "all"
@@ -132,7 +136,7 @@ def build(cells: Sequence[Cell], surroundings: dict[str, Any]) -> QualityReport:
     findings = [f for cell in cells for f in (*_reached(cell), *_gains(cell))]
     runs = [run for cell in cells for run in (*(_run(cell, n) for n in LOSSES), _run_alone(cell))]
     dated = [run | {"date": surroundings["date"]} for run in runs]
-    return QualityReport(surroundings, [*findings, _tally(findings)], dated)
+    return QualityReport(surroundings, [*findings, *_tally(findings)], dated)
 
 
 def with_recorded(
@@ -161,7 +165,7 @@ def with_recorded(
     dates = {_undated(run): run["date"] for run in recorded["runs"]}
     new_runs = [run | {"date": dates.get(_undated(run), run["date"])} for run in found.runs]
     runs = sorted(new_runs + old_runs, key=lambda run: _place(run["on"]))
-    return replace(found, findings=[*findings, _tally(findings)], runs=runs)
+    return replace(found, findings=[*findings, *_tally(findings)], runs=runs)
 
 
 def _superseded(found: Finding) -> Finding:
@@ -218,16 +222,39 @@ def _gains(cell: Cell) -> Iterator[Finding]:
         yield Finding(cell.name, what, ours, theirs, 100 * gain.relative, "%")
 
 
-def _tally(findings: Sequence[Finding]) -> Finding:
-    """Wins and losses against the better baseline, one such finding a cell."""
+def _tally(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Wins, losses and mean gain over the better baseline, one such finding a cell.
+
+    What is to be reached is asked of cells with enough seeds and trials alone.
+    """
     findings = [one for one in findings if SUPERSEDED not in one.what]
     starts = [f"{METHOD} against {other}, ndcg@10: " for other in BASELINES]
-    whats = [one.what.removeprefix(s) for one in findings for s in starts if one.what.startswith(s)]
-    wins, losses = (sum(what.startswith(v) for what in whats) for v in ("win", "loss"))
-    sure = sum(what.startswith("win") and "provisional" not in what for what in whats)
-    what = f"cells that {METHOD} wins by ndcg@10, {sure} of them with {FEWEST_SEEDS} seeds and "
-    what += f"{FEWEST_TRIALS} trials, and loses; {NUM_CELLS} are to be compared"
-    return Finding(ALL, what, f"{wins} of {len(whats)}", f"{losses} lost", wins, " wins")
+    gains = [
+        (one.what.removeprefix(start), one.value)
+        for one in findings
+        for start in starts
+        if one.what.startswith(start)
+    ]
+    sure = [(what, value) for what, value in gains if "provisional" not in what]
+    what = f"cells that {METHOD} wins by ndcg@10, and loses; {NUM_CELLS} are to be compared"
+    won, lost = _counted(gains, "win"), f"{_counted(gains, 'loss')} lost"
+    yield Finding(ALL, what, f"{won} of {len(gains)}", lost, won, " wins")
+    of_sure = f"with {FEWEST_SEEDS} seeds and {FEWEST_TRIALS} trials"
+    won, lost = _counted(sure, "win"), f"{_counted(sure, 'loss')} lost"
+    ours = f"{won} of {len(sure)}"
+    yield Finding(ALL, f"those {of_sure}", ours, lost, won, " wins", FEWEST_WINS, True)
+    what = f"mean gain of {METHOD} in ndcg@10"
+    yield Finding(ALL, what, f"of {len(gains)} cells", "", _mean(gains), "%")
+    ours = f"of {len(sure)} cells"
+    yield Finding(ALL, f"that of those {of_sure}", ours, "", _mean(sure), "%", LEAST_GAIN, True)
+
+
+def _counted(gains: Sequence[tuple[str, float]], verdict: str) -> int:
+    return sum(what.startswith(verdict) for what, _ in gains)
+
+
+def _mean(gains: Sequence[tuple[str, float]]) -> float:
+    return float(np.mean([value for _, value in gains])) if gains else 0.0
 
 
 def _means(cell: Cell, loss: str) -> dict[str, Any]:

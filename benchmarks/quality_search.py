@@ -94,9 +94,9 @@ def model_name(
     return f"{backbone}-{loss}-{digest}-{seed}"
 
 
-def read_trials(home: Path) -> list[Trial]:
+def read_trials(home: Path, name: str = TRIALS_FILE) -> list[Trial]:
     """All recorded trials of a data set, oldest first."""
-    file = home / TRIALS_FILE
+    file = home / name
     lines = file.read_text().splitlines() if file.exists() else []
     return [Trial(**json.loads(line)) for line in lines]
 
@@ -141,7 +141,7 @@ def search(
             trial = done.get((backbone, loss, seed, number))
             if trial is None:
                 trial = try_once(data, root, (backbone, loss, seed, number), changes, run)
-                _append(home / TRIALS_FILE, trial)
+                append_trial(home / TRIALS_FILE, trial)
                 print(_line(data, trial), flush=True)
             elif (trial.changes, trial.equal) != (changes, equal_settings(data, root, settings)):
                 raise UsageError(
@@ -259,18 +259,19 @@ def best_trials(trials: Sequence[Trial], backbone: str, losses: Sequence[str]) -
     return best
 
 
+def append_trial(file: Path, trial: Trial) -> None:
+    """Records a trial, durably."""
+    with file.open("a") as lines:
+        lines.write(json.dumps(asdict(trial)) + "\n")
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
 def _keep(file: Path, backbone: Backbone) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".unfinished")
     save_file(backbone.state_dict(), unfinished)
     unfinished.replace(file)
-
-
-def _append(file: Path, trial: Trial) -> None:
-    with file.open("a") as lines:
-        lines.write(json.dumps(asdict(trial)) + "\n")
-        lines.flush()
-        os.fsync(lines.fileno())
 
 
 def _line(data: DataSet, trial: Trial) -> str:

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks import quality_scores, quality_search, quality_targets
+from benchmarks import quality_method, quality_scores, quality_search, quality_targets
 from benchmarks.quality import main
 from benchmarks.quality_cells import Cell, Gain, read_cells
 from benchmarks.quality_data import DATA_SETS, DAY, DataSet, ordered_events
+from benchmarks.quality_method import compare_settings
 from benchmarks.quality_report import SUPERSEDED, _tally, build, with_recorded
 from benchmarks.quality_roots import prepare, without_holdout
 from benchmarks.quality_scores import Score, read_score, score
@@ -268,7 +269,8 @@ def test_the_report_has_the_numbers_of_the_files(root, cell, capsys):
     cells = row.strip("| ").split(" | ")
     assert (cells[1:5], cells[7:]) == (means, ["2", "1"])
     assert [cell.split(" ")[0] for cell in cells[5:7]] == gains
-    compared = [one["what"].split(":")[0] for one in report["findings"][:-1]]
+    gains = [one for one in report["findings"] if one["on"] != "all"]
+    compared = [one["what"].split(":")[0] for one in gains]
     assert [what.split(", ", 1)[1] for what in compared] == [
         "ndcg@10",
         "recall@10",
@@ -296,8 +298,11 @@ def test_a_report_keeps_the_cells_that_only_an_earlier_one_has(root, cell, tmp_p
         assert new == [row for row in alone[part] if row["on"] == "walks, mlp"]
         assert [row | {"on": "walks, mlp"} for row in old] == new
     assert both["findings"][0]["on"] == "beauty, sasrec"
-    tallies = [found["findings"][-1]["ours"][1:] for found in (alone, both)]
-    assert tallies == [" of 1", " of 2"]
+    tallies = [
+        next(one["ours"] for one in found["findings"] if one["on"] == "all")
+        for found in (alone, both)
+    ]
+    assert [tally[1:] for tally in tallies] == [" of 1", " of 2"]
     assert main(arguments) == 0
     assert json.loads(file.read_text()) == both
 
@@ -316,19 +321,21 @@ def test_what_an_earlier_report_has_already_keeps_its_date(root, cell, tmp_path)
 
 
 def test_the_tally_tells_wins_of_enough_seeds_from_provisional_ones():
-    def finding(what):
-        return Finding("beauty, sasrec", f"decoupled against {what}", "0.2", "0.1", 100.0, "%")
+    def finding(what, value):
+        return Finding("beauty, sasrec", f"decoupled against {what}", "0.2", "0.1", value, "%")
 
-    found = _tally(
+    wins, sure_wins, gain, sure_gain = _tally(
         [
-            finding("label_smoothing, ndcg@10: win (+1.0% to +2.0%, provisional: 1 seed)"),
-            finding("cross_entropy, ndcg@10: win (+1.0% to +2.0%)"),
-            finding("cross_entropy, ndcg@10: loss (-2.0% to -1.0%)"),
-            finding("cross_entropy, recall@10: win (+1.0% to +2.0%)"),
+            finding("label_smoothing, ndcg@10: win (+1.0% to +2.0%, provisional: 1 seed)", 3.0),
+            finding("cross_entropy, ndcg@10: win (+1.0% to +2.0%)", 20.0),
+            finding("cross_entropy, ndcg@10: loss (-2.0% to -1.0%)", -8.0),
+            finding("cross_entropy, recall@10: win (+1.0% to +2.0%)", 100.0),
         ]
     )
-    assert (found.ours, found.other) == ("2 of 3", "1 lost")
-    assert "wins by ndcg@10, 1 of them with 3 seeds and 2 trials" in found.what
+    assert (wins.ours, wins.other) == ("2 of 3", "1 lost")
+    assert (sure_wins.ours, sure_wins.other, sure_wins.is_reached) == ("1 of 2", "1 lost", False)
+    assert (gain.value, gain.is_reached) == (5.0, None)
+    assert (sure_gain.value, sure_gain.is_reached) == (6.0, True)
 
 
 def test_what_is_recorded_of_a_cell_at_work_says_so_and_does_not_count(root, cell, tmp_path):
@@ -342,7 +349,8 @@ def test_what_is_recorded_of_a_cell_at_work_says_so_and_does_not_count(root, cel
         merged.write(tmp_path)
     gains = [one for one in merged.findings if one.on == "beauty, sasrec"]
     assert [one.what.count(SUPERSEDED) for one in gains] == [1] * len(gains)
-    assert merged.findings[-1].ours.endswith(" of 1")
+    (wins, *_) = [one for one in merged.findings if one.on == "all"]
+    assert wins.ours.endswith(" of 1")
     rows = merged.cell_rows()
     assert [row[0] for row in rows] == ["beauty, sasrec", "walks, mlp"]
     assert rows[0][5].endswith(", superseded") and "superseded" not in rows[1][5]
@@ -456,3 +464,26 @@ def test_gain_is_against_the_better_baseline_paired_over_users(cell):
         cell.data, "mlp", cell.trials, cell.tried, found | {"decoupled": scores(*[0.5] * 4)}
     )
     assert Gain(better, "ndcg@10", better.opponent("ndcg@10"), "all").verdict == "win"
+
+
+def test_settings_of_the_method_are_compared_one_at_a_time_and_not_trained_again(
+    root, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(quality_method, "SETTINGS", {"training.lambda2": (0.3, 0.9)})
+    shutil.copytree(root / "walks", tmp_path / "walks", symlinks=True)
+    table = compare_settings(WALKS, tmp_path, "mlp", run_nothing)
+    start, other, together = table.splitlines()[2:]
+    assert start.startswith("| (nothing), mean of 3 seeds | 0.")
+    assert other.startswith("| lambda2 0.9 | 0.")
+    assert together.startswith("| gamma 0.0, beta 0.5 | 0.")
+    trials = read_trials(tmp_path / "walks", quality_method.FILE)
+    assert [(t.seed, t.changes["training.lambda2"]) for t in trials] == [
+        *((seed, 0.3) for seed in (1, 2, 3)),
+        (1, 0.9),
+        (1, 0.3),
+    ]
+    values = [t.validation_ndcg_10 for t in trials]
+    assert f"| {np.mean(values[:3]):.4f} |" in start
+    assert f"| {values[3]:.4f} | {values[3] / values[0] - 1:+.1%} |" in other
+    monkeypatch.setattr(quality_method, "try_once", run_nothing)
+    assert compare_settings(WALKS, tmp_path, "mlp", run_nothing) == table
