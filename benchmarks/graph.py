@@ -139,7 +139,7 @@ def memory(root: Path, num_interactions: int) -> list[Finding]:
     findings, size = [], millions(num_interactions)
     for stage in (GRAPH, SOFT):
         peak, num_samples = stage.peak_bytes(root)
-        shuffled = stage.published(root).manifest.notes.get("shuffled_bytes", 0) / 1e9
+        shuffled = stage.published(root).manifest.notes["shuffled_bytes"] / 1e9
         what = f"{stage.name}: peak memory (PSS of all processes, {num_samples} samples)"
         limit = Finding(size, what, f"{peak / 1e9:.2f} GB", "", peak / 1e9, " GB", MEMORY_LIMIT_GB)
         sent = f"{stage.name}: bytes shuffled"

@@ -40,14 +40,13 @@ class State:
 
 @dataclass(frozen=True)
 class Step:
-    """One iteration of a block, as in `Trace`; what is still active, and bytes it was sent."""
+    """One iteration of a block, as in `Trace`, and what is still active."""
 
     residual: float
     active: int
     held: int
     dropped: float
     still_active: int
-    received_bytes: int
 
 
 def propagate_blocked(
@@ -56,7 +55,7 @@ def propagate_blocked(
     graph: SharedRows,
     bounds: NDArray[np.int64],
     settings: SoftTargetsSettings,
-) -> tuple[RDD, Trace, int]:
+) -> tuple[RDD, Trace]:
     """Propagates all blocks of seeds to convergence.
 
     Args:
@@ -67,7 +66,7 @@ def propagate_blocked(
         settings: α, tolerance, max_iterations and top_k.
 
     Returns:
-        The last states, the trace of all, and the bytes of products that were shuffled.
+        The last states, and the trace of all.
     """
     steps: list[Step] = []
     while not steps or (steps[-1].still_active and len(steps) < settings.max_iterations):
@@ -85,7 +84,7 @@ def propagate_blocked(
         dropped=np.array([step.dropped for step in steps]),
         num_unconverged=steps[-1].still_active,
     )
-    return states, trace, sum(step.received_bytes for step in steps)
+    return states, trace
 
 
 def forget(states: RDD) -> None:
@@ -110,13 +109,11 @@ def multiply(mass: RDD, matrix: SharedRows, bounds: NDArray[np.int64]) -> RDD:
     return by_items.mapPartitions(partial(_multiply_pieces, matrix=matrix, bounds=bounds))
 
 
-def sum_products(
-    products: Iterable[Rows], num_rows: int, top_k: int, width: int
-) -> tuple[Block, int]:
-    """Rows from all products with their mass, pruned to `top_k`, and the bytes of the products."""
+def sum_products(products: Iterable[Rows], num_rows: int, top_k: int, width: int) -> Block:
+    """Rows from all products with their mass, pruned to `top_k`."""
     block, pieces = Block.empty(num_rows, top_k), list(products)
     _settle_products(np.arange(num_rows), np.zeros(0, np.int32), pieces, block, 1.0, width)
-    return block, _num_bytes(pieces)
+    return block
 
 
 def cut(
@@ -174,7 +171,6 @@ def _iterate(arrived: Iterable[State | Rows], settings: SoftTargetsSettings, wid
         held=int(block.is_held[rows].sum()),
         dropped=float(block.dropped().sum()),
         still_active=int(is_active.sum()),
-        received_bytes=_num_bytes(products),
     )
     return replace(state, is_active=is_active, last=step)
 
@@ -188,10 +184,6 @@ def _join(steps: Sequence[Step]) -> Step:
         name: sum(getattr(step, name) for step in steps) for name in Step.__dataclass_fields__
     }
     return Step(**totals | {"residual": max(step.residual for step in steps)})
-
-
-def _num_bytes(pieces: Iterable[Rows]) -> int:
-    return sum(part.nbytes for piece in pieces for part in piece)
 
 
 def _settle_products(

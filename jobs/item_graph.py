@@ -27,7 +27,7 @@ from jobs.edges import Pruning, write_bucket
 from jobs.normalisers import ItemWeights
 from jobs.pair_counts import counted_share, fraction_bits, num_position_pairs
 from jobs.positions import FRACTION_BITS, Histories, Slice
-from jobs.spark import adopt, context, prestart_workers, run_tasks
+from jobs.spark import adopt, context, prestart_workers, run_tasks, shuffled_bytes
 from jobs.stopwatch import Stopwatch
 from schemas.command import Night, Stage, run
 from schemas.errors import DataError
@@ -74,6 +74,7 @@ def main(night: Night) -> None:
     settings = settings.model_copy(update={"window": reach, "top_k": most})
     clock.lap("budget")
     spark = context("item_graph", night.settings.spark)
+    shuffled_before = shuffled_bytes(spark)
     clock.lap("start_spark")
     draft = night.draft(ITEM_GRAPH)
     staging = draft.path / "_staging"
@@ -85,6 +86,7 @@ def main(night: Night) -> None:
     pruning = Pruning(settings, weights, fraction_bits(size["position_pairs"]))
     report = write_edges(spark, histories, pruning, actions, staging)
     clock.lap("pairs")
+    report["shuffled_bytes"] = shuffled_bytes(spark) - shuffled_before
     check_weights(report["pairs_of_items"], size, settings)
     check_edges(report, settings)
     adopt(draft, staging)
@@ -177,7 +179,7 @@ def check_weights(num_pairs: int, size: dict[str, int], settings: ItemGraphSetti
     if settings.time_decay_days and size["position_pairs"] and not num_pairs:
         raise DataError(
             f"no pair of items with a weight, at time_decay_days = {settings.time_decay_days:g}",
-            "training actions that are not so much older at the end of ds",
+            "training actions on different items, not so much older at the end of ds",
             "raise item_graph.time_decay_days: what trains is older than split.holdout_days and "
             "split.validation_days together",
         )

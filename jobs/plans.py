@@ -53,18 +53,18 @@ def choose_plan(what: str, num_bytes: int, settings: SparkSettings) -> tuple[Pla
 
 def propagate_items(
     spark: SparkContext, plan: Plan, tasks: Sequence[Seeds], work: Work, limit_mb: int
-) -> tuple[list[Shape], Trace, int]:
-    """Propagates from all items and writes their parts; shapes, trace and shuffled bytes."""
+) -> tuple[list[Shape], Trace]:
+    """Propagates from all items and writes their parts; shapes and trace."""
     if plan == "broadcast":
         reports = run_tasks(spark, partial(write_items, work=work), tasks)
-        return [s for s, _ in reports], join_traces([t for _, t in reports]), 0
+        return [s for s, _ in reports], join_traces([t for _, t in reports])
     spark.setCheckpointDir(str(work.staging / "_checkpoints"))
     ends = work.graph.open()[0]
     bounds = item_blocks(ends, spark.defaultParallelism, limit_mb)
     most = seeds_at_once(ends, work.settings.top_k, len(bounds) - 1, limit_mb)
-    shapes, traces, shuffled = list[Shape](), list[Trace](), 0
+    shapes, traces = list[Shape](), list[Trace]()
     for wave in waves(tasks, most):
-        states, trace, num_bytes = propagate_blocked(
+        states, trace = propagate_blocked(
             spark.parallelize(wave, len(wave)).map(partial(_start, work=work)),
             len(wave),
             work.graph,
@@ -75,8 +75,7 @@ def propagate_items(
         shapes += states.map(partial(_write_state, by_number=by_number, work=work)).collect()
         forget(states)
         traces.append(trace)
-        shuffled += num_bytes
-    return shapes, join_traces(traces), shuffled
+    return shapes, join_traces(traces)
 
 
 def mix_users(
@@ -86,14 +85,14 @@ def mix_users(
     work: Work,
     limit_mb: int,
     sequences: Partition,
-) -> tuple[list[Shape], int]:
-    """Mixes all users' rows and writes their parts; shapes and shuffled bytes."""
+) -> list[Shape]:
+    """Mixes all users' rows and writes their parts; their shapes."""
     if plan == "broadcast":
-        return run_tasks(spark, partial(write_users, work=work), tasks), 0
+        return run_tasks(spark, partial(write_users, work=work), tasks)
     ends = work.item_rows.open()[0]
     bounds = item_blocks(ends, spark.defaultParallelism, limit_mb)
     most = seeds_at_once(ends, mean_history(sequences), len(bounds) - 1, limit_mb)
-    reports = list[tuple[Shape, int]]()
+    shapes = list[Shape]()
     for wave in waves(tasks, most):
         mass = spark.parallelize(wave, len(wave)).flatMap(
             partial(_mass_of_users, work=work, bounds=bounds)
@@ -101,8 +100,8 @@ def mix_users(
         products = multiply(mass, work.item_rows, bounds).groupByKey(len(wave), int)
         by_number = {task.number: task for task in wave}
         write = partial(_write_sums, by_number=by_number, work=work)
-        reports += products.map(write).collect()
-    return [shape for shape, _ in reports], sum(received for _, received in reports)
+        shapes += products.map(write).collect()
+    return shapes
 
 
 def seeds_of_a_task(
@@ -184,8 +183,8 @@ def _mass_of_users(
 
 def _write_sums(
     numbered: tuple[int, Iterable[Rows]], by_number: dict[int, Seeds], work: Work
-) -> tuple[Shape, int]:
+) -> Shape:
     number, products = numbered
     seeds, top_k = by_number[number], work.settings.top_k
-    block, received = sum_products(products, seeds.stop - seeds.start, top_k, work.num_items + 1)
-    return write_user_block(seeds, block, work), received
+    block = sum_products(products, seeds.stop - seeds.start, top_k, work.num_items + 1)
+    return write_user_block(seeds, block, work)

@@ -30,7 +30,7 @@ from jobs.seed_parts import (
     share_graph,
     share_item_rows,
 )
-from jobs.spark import adopt, context, prestart_workers, run_tasks
+from jobs.spark import adopt, context, prestart_workers, run_tasks, shuffled_bytes
 from jobs.stopwatch import Stopwatch
 from schemas.command import Night, Stage, run
 from schemas.errors import DataError
@@ -79,7 +79,7 @@ def main(night: Night) -> None:
     check_catalogue(sequences, ("item_indices",), num_items)
     clock.lap("verify")
     spark = context("soft_targets", night.settings.spark)
-    cores = spark.defaultParallelism
+    cores, shuffled_before = spark.defaultParallelism, shuffled_bytes(spark)
     clock.lap("start_spark")
     draft = night.draft(SOFT_TARGETS)
     staging = draft.path / "_staging"
@@ -93,7 +93,7 @@ def main(night: Night) -> None:
     print(f"soft_targets: {plan} plan: {reason}", flush=True)
     clock.lap("share_graph")
     of_task = seeds_of_a_task(plan, work.graph, settings.top_k, most_seeds, limit_mb)
-    shapes, trace, shuffled = propagate_items(
+    shapes, trace = propagate_items(
         spark, plan, seed_ranges(num_items, cores, of_task), work, limit_mb
     )
     log(trace, num_items)
@@ -109,12 +109,12 @@ def main(night: Night) -> None:
         history = mean_history(sequences)
         of_task = seeds_of_a_task(user_plan, work.item_rows, history, most_seeds, limit_mb)
         users = user_ranges(sequences, cores, of_task)
-        user_shapes, user_shuffled = mix_users(spark, user_plan, users, work, limit_mb, sequences)
-        shuffled += user_shuffled
+        user_shapes = mix_users(spark, user_plan, users, work, limit_mb, sequences)
         draft.notes |= {"user_plan": user_plan, "user_plan_reason": why}
     clock.lap("users")
     counts = run_tasks(spark, partial(count_hits, work=work), users)
-    draft.notes |= {"plan": plan, "plan_reason": reason, "shuffled_bytes": shuffled}
+    draft.notes |= {"plan": plan, "plan_reason": reason}
+    draft.notes["shuffled_bytes"] = shuffled_bytes(spark) - shuffled_before
     draft.notes["item"] = summary(shapes, [by_item for by_item, _ in counts], num_items)
     if settings.user_seeds:
         draft.notes["user"] = summary(user_shapes, [by_user for _, by_user in counts], num_items)

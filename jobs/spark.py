@@ -235,6 +235,14 @@ def run_tasks(spark: SparkContext, work: Callable[[Any], Any], tasks: Sequence[A
     return results
 
 
+def shuffled_bytes(spark: SparkContext) -> int:
+    """What tasks have written for others to read so far, compressed, as Spark itself counts it."""
+    java = spark._jsc.sc()
+    java.listenerBus().waitUntilEmpty()  # it hears of the ends of tasks a little later
+    executors = java.statusStore().executorList(False)
+    return sum(executors.apply(n).totalShuffleWrite() for n in range(executors.size()))
+
+
 def _run_task(work: Callable[[Any], Any], task: Any) -> Any:
     """Runs a task in a worker, whose modules the collector need not look through after each.
 

@@ -88,7 +88,7 @@ class TrainingSettings(Frozen):
     clip_norm: float = Field(1.0, gt=0)
     """Largest global gradient norm."""
     explosion: float = Field(10.0, gt=1)
-    """A step's loss above this multiple of the run's first ends the training with an error."""
+    """A step's loss above this multiple of the run's first (or of 1) ends it with an error."""
     seed: int = Field(17, ge=0)
     """Seed of weights, shuffling and dropout."""
     num_threads: int = Field(0, ge=0)

@@ -101,7 +101,7 @@ def test_blocks_propagate_to_the_same_rows_to_the_bit(dense, alpha, top_k, data)
     blocks = [SEEDS[:cut_at], SEEDS[cut_at:]]
     states = Collection((n, State.of_seeds(seeds, kind)) for n, seeds in enumerate(blocks))
     graph = InMemory(graph_of(dense))
-    after, trace, shuffled = propagate_blocked(states, 2, graph, bounds_of(data), kind)
+    after, trace = propagate_blocked(states, 2, graph, bounds_of(data), kind)
     _, whole_trace = propagate(SEEDS, graph.open(), kind)
     for (_, state), seeds in zip(after.entries, blocks, strict=True):
         expected, _ = propagate(seeds, graph.open(), kind)
@@ -110,14 +110,13 @@ def test_blocks_propagate_to_the_same_rows_to_the_bit(dense, alpha, top_k, data)
     np.testing.assert_array_equal(trace.active, whole_trace.active)
     np.testing.assert_array_equal(trace.held, whole_trace.held)
     np.testing.assert_allclose(trace.dropped, whole_trace.dropped, atol=1e-12)
-    assert shuffled > 0
 
 
 def test_rows_that_do_not_converge_are_counted():
     kind = SoftTargetsSettings(alpha=0.9, max_iterations=5)
     ring = np.roll(np.eye(NUM_ITEMS), 1, axis=1)
     states, bounds = Collection([(0, State.of_seeds(SEEDS, kind))]), np.array([0, NUM_ITEMS + 1])
-    _, trace, _ = propagate_blocked(states, 1, InMemory(graph_of(ring)), bounds, kind)
+    _, trace = propagate_blocked(states, 1, InMemory(graph_of(ring)), bounds, kind)
     assert (trace.num_unconverged, len(trace.residual)) == (NUM_ITEMS, 5)
 
 
@@ -137,9 +136,8 @@ def test_users_are_mixed_to_the_same_rows_to_the_bit(dense, users, top_k, data):
     pieces = cut(ends, histories, recency_shares(lengths, kind.user_recency), bounds)
     mass = Collection((block, (0, piece)) for block, piece in pieces)
     products = multiply(mass, InMemory(item_rows), bounds).values().collect()
-    found, received = sum_products(products, len(users), top_k, NUM_ITEMS + 1)
+    found = sum_products(products, len(users), top_k, NUM_ITEMS + 1)
     assert_equal(found, mix(histories, lengths, item_rows, kind))
-    assert received == sum(part.nbytes for piece in products for part in piece)
 
 
 @pytest.mark.parametrize("bounds", [[0, 8], [0, 3, 8], [0, 1, 2, 8]])

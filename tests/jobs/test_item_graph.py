@@ -1,4 +1,5 @@
 import itertools
+import shutil
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -233,6 +234,7 @@ def test_the_manifest_says_how_much_was_counted(catalogue, histories, graph):
     assert (notes["edges"], notes["max_degree"]) == (4, 2)
     assert (notes["items_with_edges"], notes["items_without"]) == (3, 2)
     assert (notes["longest_history"], notes["most_actions_of_an_item"]) == (3, 1)
+    assert notes["shuffled_bytes"] == 0
     assert notes["seconds"].keys() == {"budget", "start_spark", "positions", "pairs"}
 
 
@@ -321,6 +323,24 @@ def test_op20_ranges_of_items_and_row_groups_do_not_change_the_digest(
     found = graph(**kind)
     assert len(found.files) > len(expected.files)
     assert found.manifest.content_digest == expected.manifest.content_digest
+
+
+def test_nights_that_are_made_in_another_order_have_the_same_graphs(
+    catalogue, histories, publish_rows, make_night, spark, tmp_path
+):
+    catalogue(12)
+    sequences = histories(random_users()).read().to_pylist()
+    nights = [NIGHT.date(), NIGHT.date() + timedelta(days=1)]
+    items = get(tmp_path, ITEMS, nights[0]).read().to_pylist()
+    publish_rows(ITEMS, items, nights[1])
+    publish_rows(SEQUENCES, sequences[:40], nights[1])
+    found = []
+    for order in (nights, nights[::-1]):
+        shutil.rmtree(tmp_path / "tables" / "item_graph", ignore_errors=True)
+        for ds in order:
+            main(make_night(Settings(), ds))
+        found.append([get(tmp_path, ITEM_GRAPH, ds).manifest.content_digest for ds in nights])
+    assert found[0] == found[1] and found[0][0] != found[0][1]
 
 
 def test_buckets_hold_about_equal_actions_and_every_item():

@@ -10,7 +10,7 @@ from schemas.item_graph import ITEM_GRAPH
 from schemas.items import ITEMS
 from schemas.partitions import get
 from schemas.sequences import SEQUENCES
-from schemas.settings import Settings
+from schemas.settings import Settings, SparkSettings
 from schemas.soft_targets import SOFT_TARGETS
 
 NOON = datetime(2017, 10, 31, 12, tzinfo=UTC)
@@ -61,18 +61,11 @@ def histories(publish_rows):
 
 
 @pytest.fixture
-def spark_settings():
-    """Spark settings of the nights to come; to be changed by a test."""
-    return {}
-
-
-@pytest.fixture
-def run(spark, spark_settings, tmp_path, make_night):
+def run(spark, tmp_path, make_night):
     """Runs the stage with these settings; returns the published partition."""
 
     def run(**changes):
-        chosen = {"soft_targets": changes, "spark": spark_settings}
-        night = make_night(Settings.model_validate(chosen))
+        night = make_night(Settings.model_validate({"soft_targets": changes}))
         soft_targets.main(night)
         return get(tmp_path, SOFT_TARGETS, night.ds)
 
@@ -145,12 +138,14 @@ def test_users_are_left_out_on_request(small_night, run):
 
 
 def test_op20_iterations_are_published_and_printed(small_night, run, capsys):
-    notes = run(alpha=0.5, tolerance=1e-3).manifest.notes
+    notes = run(alpha=0.5, tolerance=1e-3, top_k=2).manifest.notes
     residuals = [line["residual"] for line in notes["iterations"]]
     assert residuals == sorted(residuals, reverse=True)
     assert residuals[-1] < 1e-3 <= residuals[-2]
     assert notes["iterations"][0]["active"] == len(IDS)
     assert (notes["item"]["rows"], notes["user"]["rows"]) == (8, 3)
+    dropped = [line["mean_dropped_mass"] for line in notes["iterations"]]
+    assert dropped[-1] == pytest.approx(notes["item"]["mean_dropped_mass"]) and dropped[-1] > 0
     assert capsys.readouterr().out.count("soft_targets: iteration") == len(residuals)
 
 
@@ -179,10 +174,14 @@ def test_the_manifest_says_how_far_the_targets_can_be_trusted(small_night, run):
     assert notes["user"]["validation"] == {"items": 1, "hit_rate": 0.0, "popular_hit_rate": 0.0}
 
 
-def test_op20_the_blocked_plan_publishes_the_same_rows(
-    small_night, run, spark_settings, monkeypatch, tmp_path
+def test_op20_a_graph_beyond_the_limit_takes_the_blocked_plan_and_publishes_the_same_rows(
+    small_night, run, monkeypatch, tmp_path, capsys
 ):
-    states, checkpoints = [], []
+    states, checkpoints, weighed = [], [], {}
+
+    def as_if_16_mib_a_byte(what, num_bytes, settings):
+        weighed[what] = num_bytes
+        return plans.choose_plan(what, num_bytes * 2**24, settings)
 
     def watched(*arguments):
         found = propagate_blocked(*arguments)
@@ -196,13 +195,21 @@ def test_op20_the_blocked_plan_publishes_the_same_rows(
     monkeypatch.setattr(soft_targets, "seeds_of_a_task", lambda plan, *others: others[2])
     coarse = {"top_k": 2, "tolerance": 0.02}  # a row of tasks for each iteration, which costs
     expected = run(**coarse).manifest
-    spark_settings["plan"] = "blocked"
+    monkeypatch.setattr(soft_targets, "choose_plan", as_if_16_mib_a_byte)
+    capsys.readouterr()
     found = run(**coarse).manifest
+    # Ten row ends; column and value of six edges, and of the rows without any on themselves.
+    assert weighed["graph"] == 10 * 8 + (6 + 5) * 12
+    reason = (
+        f"graph of 3,392.0 MiB > spark.broadcast_limit_mb = {SparkSettings().broadcast_limit_mb}"
+    )
     assert (expected.notes["plan"], found.notes["plan"]) == ("broadcast", "blocked")
     assert (expected.notes["user_plan"], found.notes["user_plan"]) == ("broadcast", "blocked")
-    assert "items' rows of 0.0 MiB" in found.notes["user_plan_reason"]
+    assert found.notes["plan_reason"] == reason
+    assert f"soft_targets: blocked plan: {reason}\n" in capsys.readouterr().out
+    assert "items' rows of" in found.notes["user_plan_reason"]
     assert found.content_digest == expected.content_digest
-    for name in ("residual", "active", "held"):
+    for name in ("residual", "active", "held", "mean_dropped_mass"):
         steps = ([step[name] for step in m.notes["iterations"]] for m in (found, expected))
         assert next(steps) == next(steps)
     assert found.notes["item"] == expected.notes["item"]

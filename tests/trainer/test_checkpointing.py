@@ -15,6 +15,7 @@ from schemas.publishing import draft, new_token, publish
 from schemas.settings import TrainingSettings
 from trainer.backbones import build
 from trainer.checkpointing import Progress, ResumeState, copy_weights, load
+from trainer.ranks import Ranks
 
 DS = date(2017, 10, 31)
 SETTINGS = TrainingSettings(width=8, max_length=4)
@@ -97,6 +98,22 @@ def test_a_resume_state_restores_weights_optimiser_generator_and_progress(resume
     )
     of_state, of_other = optimiser.state_dict(), other_optimiser.state_dict()
     assert str(of_state) == str(of_other)
+
+
+def test_every_rank_gets_its_own_generator_back(resume, monkeypatch):
+    states = []
+    for seed in (7, 8):
+        torch.manual_seed(seed)
+        states.append(torch.get_rng_state())
+    expected = [torch.rand(3) for state in states if torch.set_rng_state(state) is None]
+    monkeypatch.setattr(Ranks, "gather", lambda ranks, own: states)
+    resume.save(Progress(), *trained_a_step(seed=1), Ranks(0, 2))
+    for rank, drawn in enumerate(expected):
+        torch.manual_seed(0)
+        resume.restore(*trained_a_step(seed=1), Ranks(rank, 2))
+        assert torch.equal(torch.rand(3), drawn)
+    resume.restore(*trained_a_step(seed=1), Ranks(0, 3))  # as many others start as they would
+    assert not torch.equal(torch.rand(3), expected[0])
 
 
 def test_what_a_killed_save_left_goes_with_the_next(resume):
