@@ -46,7 +46,7 @@ down: ## remove the containers of `make up`, their network and volumes: tables a
 test: $(INSTALLED) browser ## everything but a backfill under a real scheduler: check, and all tests
 	@$(MAKE) --no-print-directory --jobs=2 check all-tests
 
-all-tests: $(ARCHIVED)
+all-tests: $(ARCHIVED) ## what `make test` runs after its checks
 	$(BIN)/python -m pytest -m "not backfill" -n 3 --dist loadfile --no-loadscope-reorder
 
 test-scheduler: $(ARCHIVED) ## real nights under a real scheduler: faults, kills, a backfill (minutes)

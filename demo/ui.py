@@ -159,14 +159,16 @@ def _serve(servers: Sequence[Server], addresses: Mapping[str, str], root: Path) 
     while True:
         for server in servers:
             if server.has_ended():
-                console.print(f"[red]{server.name} ended[/]; see {server.log}", highlight=False)
+                ended = f"[red]{server.name} ended[/]; see {server.log}"
+                console.print(ended, highlight=False, soft_wrap=True)
                 return 1
             if server.name in waiting and _answers(waiting[server.name]):
                 _announce(server, waiting.pop(server.name), root, console)
                 if not waiting:
                     console.print("Ctrl-C stops everything.")
         if waiting and time.monotonic() > deadline:
-            console.print(f"[red]{', '.join(waiting)} did not start[/]; see {root / 'logs'}")
+            late = f"[red]{', '.join(waiting)} did not start[/]; see {root / 'logs'}"
+            console.print(late, highlight=False, soft_wrap=True)
             return 1
         time.sleep(POLL_SECONDS)
 

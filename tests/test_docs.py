@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -73,6 +74,18 @@ def test_the_guide_leads_from_music30_to_interactions(tmp_path):
     plays = pq.read_table(MUSIC, columns=["ts"])["ts"].to_numpy()
     start = 1_419_984_000
     assert notes["events"] == ((plays >= start) & (plays < start + 86_400)).sum() > 0
+
+
+def test_make_help_lists_all_targets_and_a_night_wants_its_date():
+    targets = re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    how: dict[str, Any] = {"cwd": PROJECT, "env": alone, "capture_output": True, "text": True}
+    shown = subprocess.run(["make", "help"], **how)
+    assert [line.split()[1] for line in shown.stdout.splitlines()] == targets
+    assert all(len(line.split()) > 3 for line in shown.stdout.splitlines())
+    night = ["make", "night", "--assume-old=.venv/.archived"]
+    refused = subprocess.run(night, **how)
+    assert refused.stderr.startswith("found no DS; expected a date; fix: make night DS=2017-10-31")
 
 
 def test_the_readme_quotes_the_benchmarks_as_their_results_have_them():

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,11 +21,15 @@ DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + PATIEN
 def started(program: str, tmp_path) -> Server:
     command = [sys.executable, "-c", program]
     server = Server("toy", command, dict(os.environ), tmp_path / "toy.log")
+    wait_until_up(server)
+    return server
+
+
+def wait_until_up(server: Server) -> None:
     deadline = time.monotonic() + 60
     while "up" not in server.log.read_text():
         assert time.monotonic() < deadline and not server.has_ended(), server.log.read_text()
         time.sleep(0.02)
-    return server
 
 
 def test_a_server_ends_when_it_is_asked_to(tmp_path):
@@ -93,6 +98,47 @@ except KeyboardInterrupt:
 def test_a_closed_terminal_ends_what_it_started_as_ctrl_c_does(number, how, said):
     command = [sys.executable, "-c", TOLD_TO_END, str(int(number)), how]
     assert subprocess.run(command, capture_output=True, text=True).stdout.split() == [said]
+
+
+HEALTHY = """
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+server = HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+print("up", flush=True)
+for _ in range(int(sys.argv[2])):
+    server.handle_request()
+"""
+
+
+def test_addresses_and_the_passwords_place_are_printed_once_both_answer(tmp_path, capsys):
+    servers, addresses = [], {}
+    for name, num_answers in (("Airflow api-server", 1), ("MLflow", 2)):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        command = [sys.executable, "-c", HEALTHY, str(port), str(num_answers)]
+        servers.append(Server(name, command, dict(os.environ), tmp_path / f"{name}.log"))
+        addresses[name] = f"http://127.0.0.1:{port}/health"
+    try:
+        for server in servers:
+            wait_until_up(server)
+        # Airflow's ends by itself after its answer, which is what ends the wait.
+        assert ui._serve(servers, addresses, tmp_path) == 1
+    finally:
+        for server in servers:
+            server.stop(time.monotonic())
+    said = capsys.readouterr().out
+    for name, address in addresses.items():
+        assert f"{name.split()[0]:<8} {address.removesuffix('/health')}   log: " in said
+    assert f"user admin, password in {tmp_path / 'airflow' / 'passwords.json'}" in said
+    assert "Ctrl-C stops everything." in said
+    assert f"Airflow api-server ended; see {servers[0].log}" in said
 
 
 def test_airflows_parts_reach_each_other_past_a_proxy(tmp_path, monkeypatch):

@@ -1,10 +1,13 @@
+import io
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import rich
 import torch
 
 import trainer.fitting
@@ -76,6 +79,17 @@ def test_a_certain_next_item_is_learned(tmp_path, backbone, loss):
 def test_op02_the_same_inputs_give_the_same_weights(tmp_path):
     first, second = (fitting(tmp_path, fingerprint=f)[0].run() for f in "ab")
     assert_equal_weights(first.best_weights, second.best_weights)
+
+
+def test_a_terminal_has_a_bar_of_the_epoch_and_all_its_batches(tmp_path, monkeypatch):
+    expected = fitting(tmp_path, fingerprint="a")[0].run()
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(rich, "_console", None)  # the one of the tests has no terminal
+    found = fitting(tmp_path, fingerprint="b")[0].run()
+    assert "epoch 3" in screen.getvalue() and "100%" in screen.getvalue()
+    assert_equal_weights(found.best_weights, expected.best_weights)
 
 
 def test_another_seed_gives_other_weights(tmp_path):
