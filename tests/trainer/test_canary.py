@@ -185,13 +185,14 @@ def gated(night, **changed):
     return night
 
 
-def test_op12_a_promotion_names_what_its_canary_measured(registry, night_of):
+def test_op12_a_promotion_names_what_its_canary_measured(registry, night_of, monkeypatch):
+    monkeypatch.setattr(canary, "check", lambda *_: canary.Facts(2, 1.5, 3.25, 7.0))
     night = gated(night_of([0.5] * 4))
     promotion.main(night)
     (row,) = decisions(night.root, night.ds)
     assert row["outcome"] == "promote"
     assert '"rule": "canary", "result": "passed", "value": 0, "limit": 0' in row["rules"]
-    assert "2 users; loads in" in row["rules"]
+    assert "2 users; loads in 1.5" in row["rules"]
 
 
 def test_op12_a_candidate_whose_canary_fails_is_held(registry, night_of):
