@@ -20,7 +20,9 @@ QUARANTINE = Contract(
     key=(),
     stage="jobs.interactions",
     may_be_empty=True,
-    about="One rejected raw row, its values as text, with the reason and the file it came from.",
+    about="One rejected raw row, its values as text, with the reason and the file it came from. "
+    "Where a day's delivery was refused for too many of them, those of that delivery, beside the "
+    "interactions of the one before.",
     fields=[
         required("reason", pa.string(), "why it was rejected", one_of=REASONS),
         required("source_file", pa.string(), "file name below the day's events folder"),

@@ -69,7 +69,9 @@ def pipeline_toml() -> str:
     intro = (
         "All settings with their defaults; change a copy and pass it with --settings. "
         "The environment overrides the file: "
-        f"{ENVIRONMENT_PREFIX}TRAINING__EPOCHS=3 sets epochs under [training]."
+        f"{ENVIRONMENT_PREFIX}TRAINING__EPOCHS=3 sets epochs under [training]. "
+        "What to begin with is in demo/pipeline.toml for repeat purchases, and in "
+        "docs/experiments.md for what comes next."
     )
     lines, current = [_comment(intro)], ""
     for name, property in properties().items():
