@@ -155,7 +155,7 @@ def main(arguments: Sequence[str]) -> int:
     except UsageError as error:
         return refused(error)
     die_with_parent()
-    home = Path(os.environ["AIRFLOW_HOME"])
+    home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()  # as Airflow has it
     with alone(home) as is_alone:
         try:
             if options.nights and not is_alone:
