@@ -108,7 +108,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for step in ("prepare", "targets", "settings", "search", "score", "report", "all"):
         _add_step(steps.add_parser(step), step)
     options = parser.parse_args(arguments)
-    options.root = options.root.resolve()
+    for name in ("root", "data"):
+        if name in options:
+            setattr(options, name, getattr(options, name).expanduser().resolve())
     overrides = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("PENUMBRA_")]
     options.command = shlex.join([*overrides, "python", "-m", "benchmarks.quality", *arguments])
     return options

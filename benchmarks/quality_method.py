@@ -13,9 +13,17 @@ import numpy as np
 
 from benchmarks.quality_data import DataSet
 from benchmarks.quality_roots import RunStage, run_stage
-from benchmarks.quality_search import Trial, append_trial, equal_settings, read_trials, try_once
+from benchmarks.quality_search import (
+    Trial,
+    append_trial,
+    equal_settings,
+    read_trials,
+    refuse_other_settings,
+    try_once,
+)
 from benchmarks.quality_space import METHOD, Changes, Choices
 from benchmarks.report import markdown_table
+from schemas.errors import UsageError
 
 SETTINGS: Choices = {
     "training.lambda1": (0.0, 0.3, 0.6),
@@ -48,13 +56,19 @@ def compare_settings(data: DataSet, root: Path, backbone: str, run: RunStage = r
         root: Of all data sets. The table is written to `<root>/<data set>`, too.
         backbone: As in `training.backbone`.
         run: Runs a stage.
+
+    Raises:
+        UsageError: Settings are others than those of earlier trials, or a start ends with an error.
     """
-    home, done = data.home(root), read_trials(data.home(root), FILE)
+    refuse_other_settings(data, root)
+    home = data.home(root)
+    done = [*read_trials(home), *read_trials(home, FILE)]
     equal = equal_settings(data, root, data.load_settings(root))
 
     def trained(changes: Changes, seed: int) -> Trial:
+        sought = (backbone, METHOD, seed, changes, equal)
         for one in done:
-            if (one.backbone, one.seed, one.changes, one.equal) == (backbone, seed, changes, equal):
+            if (one.backbone, one.loss, one.seed, one.changes, one.equal) == sought:
                 return one
         trial = try_once(data, root, (backbone, METHOD, seed, len(done)), changes, run)
         append_trial(home / FILE, trial)
@@ -64,6 +78,8 @@ def compare_settings(data: DataSet, root: Path, backbone: str, run: RunStage = r
 
     _, (start, *_) = data.space(backbone, METHOD)
     of_start = [trained(start, seed) for seed in SEEDS]
+    if errors := [trial.error for trial in of_start if trial.error]:
+        raise UsageError(f"a start that ends with {errors[0]}", "trainings", f"{home / FILE}")
     values = [trial.validation_ndcg_10 for trial in of_start]
     rows = [
         (
@@ -78,7 +94,7 @@ def compare_settings(data: DataSet, root: Path, backbone: str, run: RunStage = r
         trial = trained(start | changes, SEEDS[0])
         difference = trial.validation_ndcg_10 / values[0] - 1
         about = ", ".join(f"{key.split('.')[1]} {value}" for key, value in changes.items())
-        found = f"{trial.validation_ndcg_10:.4f}", f"{difference:+.1%}"
+        found = f"{trial.validation_ndcg_10:.4f}", trial.error or f"{difference:+.1%}"
         rows.append((about, *found, str(trial.best_epoch), f"{trial.seconds:.0f}"))
     text = "\n".join(markdown_table(HEADINGS, rows)) + "\n"
     (home / TABLE_FILE.format(backbone)).write_text(text)
@@ -90,4 +106,6 @@ def variants(data: DataSet, root: Path, start: Changes) -> Iterator[Changes]:
     values = data.load_settings(root).dotted(*{name.split(".")[0] for name in SETTINGS}) | start
     for name, choices in SETTINGS.items():
         yield from ({name: value} for value in choices if value != values[name])
-    yield from TOGETHER
+    for changes in TOGETHER:
+        if all(value != values[name] for name, value in changes.items()):
+            yield changes

@@ -70,25 +70,21 @@ def end_interrupted_runs() -> None:
     from airflow.utils.session import create_session
     from airflow.utils.state import DagRunState, State, TaskInstanceState
     from airflow.utils.types import DagRunTriggeredByType
-    from sqlalchemy import select
 
-    begun = select(DagRun).where(
-        DagRun.state.in_(State.unfinished_dr_states),
-        DagRun.triggered_by == DagRunTriggeredByType.TEST,
-    )
     with create_session() as session:
-        for run in session.scalars(begun):
+        for run in DagRun.find(state=DagRunState.RUNNING, session=session):
+            if run.triggered_by != DagRunTriggeredByType.TEST:
+                continue
             for task in run.get_task_instances(session=session):
                 if task.state in State.unfinished - {None}:
                     task.set_state(TaskInstanceState.FAILED, session=session)
             run.set_state(DagRunState.FAILED)
 
 
-def refuse_a_scheduler() -> None:
-    """Checks that nobody else would run the tasks of a night.
+def is_scheduled() -> bool:
+    """Whether a scheduler is alive and the DAG not paused: it would run the tasks of a night, too.
 
-    Raises:
-        UsageError: A scheduler is alive and the DAG is not paused.
+    Also those of a run that `dag.test` has begun, once somebody has cleared them.
     """
     from airflow.jobs.job import most_recent_job
     from airflow.models.dag import DagModel
@@ -99,10 +95,8 @@ def refuse_a_scheduler() -> None:
     with create_session() as session:
         known = session.get(DagModel, dag.dag_id)
         scheduler = most_recent_job("SchedulerJob", session=session)
-        if known and not known.is_paused and scheduler and scheduler.is_alive():
-            found = f"a scheduler that runs {dag.dag_id} (is `make ui` open?)"
-            fix = "pause it in Airflow, or trigger the night there"
-            raise UsageError(found, "none, or the DAG paused: both would run its tasks", fix)
+        is_alive = scheduler is not None and scheduler.is_alive()
+        return is_alive and known is not None and not known.is_paused
 
 
 def run_night(ds: date, conf: dict[str, Any]) -> str:
@@ -122,8 +116,16 @@ def run_night(ds: date, conf: dict[str, Any]) -> str:
 
 @at_work()
 def run_nights(nights: Sequence[date], conf: dict[str, Any]) -> int:
-    """Runs the nights in order, telling of each; 1 as soon as one fails."""
+    """Runs the nights in order, telling of each; 1 as soon as one fails.
+
+    Raises:
+        UsageError: A scheduler would run the tasks of a night, too.
+    """
     for ds in nights:
+        if is_scheduled():
+            found = "a scheduler that runs nightly_retraining (is `make ui` open?)"
+            fix = "pause it in Airflow, or trigger the night there"
+            raise UsageError(found, "none, or the DAG paused: both would run its tasks", fix)
         print(f"night {ds}: started", flush=True)
         state = run_night(ds, conf)
         print(f"night {ds}: {state}", flush=True)
@@ -156,19 +158,20 @@ def main(arguments: Sequence[str]) -> int:
         return refused(error)
     die_with_parent()
     home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()  # as Airflow has it
+    if not options.nights:
+        prepare()
     with alone(home) as is_alone:
         try:
             if options.nights and not is_alone:
                 found = f"another process that runs nights on {home}"
                 raise UsageError(found, "one at a time", "wait for it, or end it")
-            prepare()
-            if is_alone:
-                end_interrupted_runs()
             if options.nights:
-                refuse_a_scheduler()
+                prepare()
+            if is_alone and not is_scheduled():
+                end_interrupted_runs()
+            return run_nights(options.nights, options.conf)
         except UsageError as error:
             return refused(error)
-        return run_nights(options.nights, options.conf)
 
 
 def refused(error: UsageError) -> int:

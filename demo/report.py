@@ -17,7 +17,7 @@ from schemas.health import HEALTH
 from schemas.interactions import INTERACTIONS
 from schemas.items import ITEMS
 from schemas.names import names_of
-from schemas.partitions import Manifest, find, get
+from schemas.partitions import Manifest, began, find, get
 from schemas.promotions import PROMOTIONS, read_ledger
 from schemas.recommendations import RECOMMENDATIONS
 from schemas.reference import CHAIN
@@ -38,12 +38,12 @@ def digests(root: Path, nights: Sequence[date]) -> Digests:
     return {(m.table, m.ds): m.content_digest for ds in nights for m in _manifests(root, ds)}
 
 
-def show_night(root: Path, ds: date, console: Console) -> None:
+def show_night(root: Path, ds: date, console: Console, since: int = 0) -> None:
     """Prints a night's tables, quarantine and health, the models' quality, the gate's decision.
 
-    Of a night that failed, what there is of it.
+    Of what was published from `since` on (nanoseconds since 1970), as far as a night went.
     """
-    manifests = list(_manifests(root, ds))
+    manifests = [m for m in _manifests(root, ds) if began(m.run) >= since]
     published = {manifest.table for manifest in manifests}
     if not published:
         return

@@ -74,10 +74,13 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         )
     before = digests(root, nights)
     conf = {"force": True} if options.force else {}
+    begun = time.time_ns()
     results = run_nights(nights, root, environment(root, settings_file), conf, console)
     for result in results:
         if not result.skipped:
-            show_night(root, result.ds, console)
+            # Of a night that failed nothing older stands there as if it were its result.
+            since = 0 if result.state == "success" else begun
+            show_night(root, result.ds, console, since)
     if not _all_succeeded(results, nights, root, console):
         return 1
     done = [result.ds for result in results if not result.skipped]

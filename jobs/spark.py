@@ -7,13 +7,14 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf, SparkContext, SparkFiles
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -238,7 +239,8 @@ def run_tasks(spark: SparkContext, work: Callable[[Any], Any], tasks: Sequence[A
 def shuffled_bytes(spark: SparkContext) -> int:
     """What tasks have written for others to read so far, compressed, as Spark itself counts it."""
     java = spark._jsc.sc()
-    java.listenerBus().waitUntilEmpty()  # it hears of the ends of tasks a little later
+    with suppress(Py4JJavaError):  # it hears of the ends of tasks a little later, as a rule
+        java.listenerBus().waitUntilEmpty()
     executors = java.statusStore().executorList(False)
     return sum(executors.apply(n).totalShuffleWrite() for n in range(executors.size()))
 

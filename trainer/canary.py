@@ -36,8 +36,10 @@ from trainer.rules import Rule
 from trainer.versions import Version
 
 PROGRAM = Path(__file__).with_name("canary_process.py")
-ENDED_BY_HOST = (signal.SIGKILL, signal.SIGTERM, signal.SIGABRT, signal.SIGBUS)
-"""Signals that say nothing about a model: no memory, by whoever noticed first, or a full disk."""
+ENDED_BY_HOST = (signal.SIGKILL, signal.SIGTERM, signal.SIGBUS)
+"""Signals that say nothing about a model: no memory, or a full disk."""
+NO_MEMORY = "bad_alloc"
+"""The last word of a library that found none and aborts."""
 KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LANG", "OMP_NUM_THREADS")
 
 Row = dict[str, Any]
@@ -180,7 +182,8 @@ def _answer(folder: Path, rows: list[Row], settings: GateSettings) -> dict[str, 
     # No word about the model: as errors of no kind of ours, these are tried again.
     if ended.returncode == os.EX_TEMPFAIL:
         raise RuntimeError(f"the canary's process lacked memory, disk or files: {last}")
-    if -ended.returncode in ENDED_BY_HOST:
+    found_none = ended.returncode == -signal.SIGABRT and NO_MEMORY in ended.stderr
+    if -ended.returncode in ENDED_BY_HOST or found_none:
         raise RuntimeError(f"the canary's process was ended by signal {-ended.returncode}")
     if ended.returncode:
         raise _failed(f"a clean process that ends with {last}", "a model that loads and predicts")

@@ -68,7 +68,8 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]))
     except (MemoryError, OSError, RuntimeError) as error:
-        lacking = (errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.EIO)
+        lacking = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+        lacking |= {errno.EIO, errno.ESTALE, errno.EAGAIN}
         is_torchs = isinstance(error, RuntimeError) and NO_MEMORY in str(error)
         if not (
             isinstance(error, MemoryError) or is_torchs or getattr(error, "errno", None) in lacking

@@ -184,23 +184,11 @@ def _log_figures(
     run.log_figures(figures.of_evaluation(rows, bins, run.subject, seen))
 
 
-def has_seen_holdout(
-    trained_until: date | None, split: str, ds: date, settings: Settings
-) -> bool | None:
-    """Whether a model may have trained on some of tonight's holdout; None where it cannot be said.
-
-    Args:
-        trained_until: The last day it trained on; None without a model.
-        split: What its night was split by (`SplitSettings.name`); empty where nobody knows.
-        ds: Tonight.
-        settings: Tonight's. By `leave_one_out` no day divides training from holdout, but a model of
-            another split has everyone's last action, unless that is more recent than its days.
-    """
-    if trained_until is None:
+def has_seen_holdout(trained_until: date | None, ds: date, settings: Settings) -> bool | None:
+    """Whether a model trained on days of tonight's holdout; None where it cannot be said."""
+    if trained_until is None or settings.split.protocol != "temporal":
         return None
-    if settings.split.protocol == "temporal":
-        return trained_until > ds - timedelta(days=settings.split.holdout_days)
-    return True if split and split != settings.split.name else None
+    return trained_until > ds - timedelta(days=settings.split.holdout_days)
 
 
 def _champion(root: Path, ds: date, settings: Settings, checkpoint: Partition) -> Version | None:
@@ -241,19 +229,18 @@ def main(night: Night) -> None:
         )
     tonight = scorer.from_checkpoint(checkpoint, items)
     contenders = [contender("candidate", row["weights_sha256"], tonight, item_ids)]
-    trained: dict[str, tuple[date | None, str]] = {CHAMPION: (None, "")}
-    trained["candidate"] = row["trained_until"], night.settings.split.name
+    trained_until = {"candidate": row["trained_until"], CHAMPION: None}
     registry = Registry(night.root, night.settings)
     for champion in map(registry.get, numbers_in(night.inputs)):
-        trained[CHAMPION] = champion.trained_until, champion.split
+        trained_until[CHAMPION] = champion.trained_until
         model = scorer.from_folder(registry.download(champion))
         contenders.append(contender(CHAMPION, champion.weights_sha256, model, item_ids))
     cards = evaluate(sequences.read(), len(item_ids), contenders, night.settings)
     rows = scorecard_rows(cards, sequences.manifest.content_digest)
     _log_figures(night, checkpoint, cards, rows)
     scorecards = night.draft(SCORECARDS)
-    for name, (day, split) in trained.items():
-        has_seen = has_seen_holdout(day, split, night.ds, night.settings)
+    for name, day in trained_until.items():
+        has_seen = has_seen_holdout(day, night.ds, night.settings)
         scorecards.notes[f"{name}_has_seen_holdout"] = has_seen
     scorecards.notes["slices"] = night.settings.evaluation.model_dump(include=DEFINE_SLICES)
     scorecards.write(pa.Table.from_pylist(rows, schema=SCORECARDS.schema))

@@ -145,14 +145,23 @@ def test_op12_a_process_that_does_not_end_is_stopped(registry, version, rows):
         canary.check(registry, version, rows, ITEM_IDS, short)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT])
+@pytest.mark.parametrize(
+    ("number", "words", "error"),
+    [
+        (signal.SIGKILL, "", RuntimeError),
+        (signal.SIGBUS, "", RuntimeError),
+        (signal.SIGABRT, "what():  std::bad_alloc", RuntimeError),
+        (signal.SIGABRT, "Assertion failed", RegistryError),
+    ],
+)
 def test_op17_a_process_that_the_host_kills_says_nothing_about_the_model(
-    registry, version, rows, monkeypatch, tmp_path, number
+    registry, version, rows, monkeypatch, tmp_path, number, words, error
 ):
     killed = tmp_path / "killed.py"
-    killed.write_text(f"import os; os.kill(os.getpid(), {int(number)})")
+    program = f"import os, sys; sys.stderr.write({words!r}); sys.stderr.flush()"
+    killed.write_text(f"{program}; os.kill(os.getpid(), {int(number)})")
     monkeypatch.setattr(canary, "PROGRAM", killed)
-    with pytest.raises(RuntimeError, match=f"ended by signal {int(number)}"):
+    with pytest.raises(error, match=f"ended by signal {int(number)}|ends with {words}"):
         canary.check(registry, version, rows, ITEM_IDS, GATE)
 
 

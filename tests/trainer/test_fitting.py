@@ -86,6 +86,7 @@ def test_a_terminal_has_a_bar_of_the_epoch_and_all_its_batches(tmp_path, monkeyp
     screen = io.StringIO()
     monkeypatch.setattr(screen, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(rich, "_console", None)  # the one of the tests has no terminal
     found = fitting(tmp_path, fingerprint="b")[0].run()
     assert "epoch 3" in screen.getvalue() and "100%" in screen.getvalue()

@@ -120,16 +120,18 @@ def test_op07_a_promotion_whose_server_was_killed_is_finished_after_its_restart(
             tracking_server.kill()
         real(self, name, version)
 
-    with monkeypatch.context() as broken:
-        broken.setattr(Registry, "point", kill_before)
-        broken.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        with pytest.raises((mlflow.MlflowException, requests.ConnectionError)):
-            promotion.main(night)
-        for ask in (lambda: registry.get(1), lambda: registry.download(version)):
+    try:
+        with monkeypatch.context() as broken:
+            broken.setattr(Registry, "point", kill_before)
+            broken.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
             with pytest.raises((mlflow.MlflowException, requests.ConnectionError)):
-                ask()
-    assert [row["outcome"] for row in decisions(night.root, night.ds)] == ["promote"]
-    tracking_server.start()
+                promotion.main(night)
+            for ask in (lambda: registry.get(1), lambda: registry.download(version)):
+                with pytest.raises((mlflow.MlflowException, requests.ConnectionError)):
+                    ask()
+        assert [row["outcome"] for row in decisions(night.root, night.ds)] == ["promote"]
+    finally:
+        tracking_server.start()
     assert registry.champion() == version
     assert registry.download(version).is_dir()
     (row,) = run(replace(night, token=new_token()))
