@@ -79,7 +79,8 @@ def compare_settings(data: DataSet, root: Path, backbone: str, run: RunStage = r
     _, (start, *_) = data.space(backbone, METHOD)
     of_start = [trained(start, seed) for seed in SEEDS]
     if errors := [trial.error for trial in of_start if trial.error]:
-        raise UsageError(f"a start that ends with {errors[0]}", "trainings", f"{home / FILE}")
+        fix = f"begin elsewhere in benchmarks/quality_data.py, and move {home / FILE} away"
+        raise UsageError(f"a start that ends with {errors[0]}", "one that trains to its end", fix)
     values = [trial.validation_ndcg_10 for trial in of_start]
     rows = [
         (
