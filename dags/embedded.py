@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from schemas.collector import at_work
-from schemas.command import Parser, die_with_parent, parse_date
+from schemas.command_line import Parser, parse_date
 from schemas.errors import UsageError
+from schemas.process import die_with_parent
 
 LOCK = ".nights.lock"
 """In Airflow's home, held by the process that runs nights."""

@@ -39,8 +39,8 @@ from airflow.sdk.exceptions import (
 from dags import night_date, turns
 from dags.night_params import overrides
 from dags.process_group import ProcessGroup
-from schemas.command import PARENT_VARIABLE, die_with
 from schemas.errors import NEVER_RETRIED, MissingInputError, UsageError, without_passwords
+from schemas.process import PARENT_VARIABLE, die_with
 from schemas.settings import Settings
 
 PYTHON_VARIABLE = "PENUMBRA_PYTHON"

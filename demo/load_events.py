@@ -37,7 +37,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from schemas.command import Parser, parse_date
+from schemas.command_line import Parser, parse_date
 from schemas.errors import MissingInputError, PenumbraError
 from schemas.settings import Settings, load
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from demo.airflow_home import PROJECT
-from schemas.command import PARENT_VARIABLE
+from schemas.process import PARENT_VARIABLE
 
 START_LOG = "airflow-start.log"
 """What is said before the first night."""

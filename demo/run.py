@@ -23,8 +23,9 @@ from demo.airflow_home import PROJECT, environment
 from demo.load_events import NIGHTS, SETTINGS_FILE, load_events
 from demo.nights import START_LOG, Result, run_nights
 from demo.report import digests, show_night, show_reports, show_user
-from schemas.command import Parser, interrupt_when_told_to_end, parse_date
+from schemas.command_line import Parser, parse_date
 from schemas.errors import PenumbraError
+from schemas.process import interrupt_when_told_to_end
 from schemas.settings import load
 
 

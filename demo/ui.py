@@ -27,8 +27,9 @@ from rich.console import Console
 
 from demo.airflow_home import HOME_FOLDER, PASSWORDS_FILE, PROJECT, environment
 from demo.load_events import SETTINGS_FILE
-from schemas.command import Parser, interrupt_when_told_to_end
+from schemas.command_line import Parser
 from schemas.errors import PenumbraError
+from schemas.process import interrupt_when_told_to_end
 from schemas.settings import Settings, load
 
 LOOPBACK, USER = "127.0.0.1", "admin"

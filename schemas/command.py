@@ -8,12 +8,9 @@ closing line per table, and turns errors into one line on stderr and an exit cod
 """
 
 import argparse
-import ctypes
 import hashlib
 import json
-import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from schemas.collector import at_work
+from schemas.command_line import Parser, parse_date
 from schemas.contract import Contract
 from schemas.errors import CorruptPartitionError, PenumbraError, StaleWriterError, UsageError
 from schemas.events import EVENTS
@@ -36,11 +34,9 @@ from schemas.partitions import (
     find,
     partition_path,
 )
+from schemas.process import die_with_parent
 from schemas.publishing import Draft, draft, new_token, publish
 from schemas.settings import Settings, load
-
-PARENT_VARIABLE = "PENUMBRA_PARENT_PID"
-"""Set by an orchestrator that wants the stage to die with it."""
 
 
 @dataclass(frozen=True)
@@ -240,64 +236,3 @@ def _parse(stage: Stage) -> argparse.Namespace:
     parser.add_argument("--force", action="store_true", help="work even where nothing changed")
     stage.options(parser)
     return parser.parse_args()
-
-
-def interrupt_when_told_to_end() -> None:
-    """Lets the end of a session do what Ctrl-C does, except where it was asked to be survived."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
-
-
-def existing_root(path: Path) -> Path:
-    """The root of all tables for a command that only looks at what is there, absolute.
-
-    Raises:
-        UsageError: There is no such folder.
-    """
-    if not path.is_dir():
-        found, expected = f"no folder {path.absolute()}", "the root of a night's tables"
-        raise UsageError(found, expected, "--root, or run a night first")
-    return path.resolve()
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are those of this project."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises a UsageError."""
-        raise UsageError(message, "the arguments of --help", "the command line")
-
-
-def parse_date(name: str, text: str) -> date:
-    """A date of a command line, where it is called `name`.
-
-    Raises:
-        UsageError: It is none.
-    """
-    try:
-        return date.fromisoformat(text)
-    except ValueError as error:
-        found = f"{name} {text}"
-        raise UsageError(found, "a date such as 2017-10-31", "the command line") from error
-
-
-def die_with_parent() -> None:
-    """Asks the kernel to kill this process when the one in `PARENT_VARIABLE` dies."""
-    parent = os.environ.get(PARENT_VARIABLE)
-    if parent is not None:
-        die_with(int(parent))
-
-
-def die_with(parent: int) -> None:
-    """Asks the kernel to kill this process when its parent dies, at once if it has (Linux).
-
-    Args:
-        parent: Process id of the parent; another one means that the parent has died.
-    """
-    if sys.platform != "linux":
-        return
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.collector import at_work
-from schemas.command import Parser, existing_root
+from schemas.command_line import Parser, existing_root
 from schemas.errors import DataError, PenumbraError, UsageError
 from schemas.settings import GateSettings, load
 from trainer.evidence import paired_gain

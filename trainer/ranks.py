@@ -16,8 +16,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from schemas.collector import at_work
-from schemas.command import PARENT_VARIABLE, Night, Stage, die_with_parent, fail, run
+from schemas.command import Night, Stage, fail, run
 from schemas.errors import NEVER_RETRIED, PenumbraError
+from schemas.process import PARENT_VARIABLE, die_with_parent
 from schemas.scratch import scratch_folder
 
 T = TypeVar("T")

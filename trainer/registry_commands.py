@@ -20,7 +20,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from schemas.command import Parser, existing_root
+from schemas.command_line import Parser, existing_root
 from schemas.errors import PenumbraError, RegistryError
 from schemas.settings import load
 from trainer import operations

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from mlflow.exceptions import MlflowException
 
 from schemas.checkpoints import CHECKPOINTS
-from schemas.command import parse_date
+from schemas.command_line import parse_date
 from schemas.errors import CorruptPartitionError, DataError, MissingInputError, UsageError
 from schemas.partitions import Partition, find, get, published_dates, replaced
 from schemas.scorecards import SCORECARDS

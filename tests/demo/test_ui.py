@@ -78,7 +78,7 @@ def test_the_password_is_its_owners_and_stays(tmp_path):
 
 TOLD_TO_END = """
 import os, signal, sys
-from schemas.command import interrupt_when_told_to_end
+from schemas.process import interrupt_when_told_to_end
 if sys.argv[2] == "nohup":
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 interrupt_when_told_to_end()

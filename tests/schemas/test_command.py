@@ -163,7 +163,7 @@ subprocess.run([sys.executable, "-c", sys.argv[1]])
 """
 CHILD = """
 import os, time
-from schemas.command import die_with
+from schemas.process import die_with
 die_with(os.getppid())
 print(os.getpid(), flush=True)
 time.sleep(600)
